@@ -1,0 +1,178 @@
+"""Wire services into the web application: the provider's API, receipts, health, metrics.
+
+The provider's API is a plain ASGI app in front; memproxy's own pages are ordinary litestar handlers behind it. (A mount
+at the root would shadow every handler with a path parameter.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar import Litestar, MediaType, Request, Response, get
+from litestar.exceptions import HTTPException
+
+from memproxy.errors import MemproxyError, NotFoundError, RequestError, StoreError
+from memproxy.identity import credential_of
+from memproxy.proxy.assemble import Assembler
+from memproxy.proxy.client import Message, Receive, Send
+from memproxy.proxy.pipeline import Pipeline
+from memproxy.proxy.recall import Recall
+from memproxy.proxy.receipts import Receipts
+from memproxy.proxy.record import Recorder
+from memproxy.proxy.routes import ProxyApp
+from memproxy.proxy.stages import Policy
+from memproxy.proxy.upstream import Upstream
+from memproxy.services import Services
+from memproxy.tokens import Windows
+
+OWN_SEGMENTS = frozenset({b"healthz", b"readyz", b"metrics", b"memproxy"})
+"""First segments of paths that memproxy serves itself; all others are the provider's."""
+
+HandlerRequest = Request[Any, Any, Any]
+
+
+def open_upstream(services: Services) -> Upstream:
+    """The model server that the settings name."""
+    settings = services.settings
+    return Upstream(
+        settings.upstream_base_url,
+        api_key=settings.upstream_api_key.get_secret_value() if settings.upstream_api_key else None,
+        connect_timeout_s=settings.upstream_connect_timeout_s,
+        idle_timeout_s=settings.upstream_idle_timeout_s,
+        connections=settings.upstream_connections,
+    )
+
+
+@dataclass(slots=True)
+class App:
+    """The ASGI application of one process."""
+
+    proxy: ProxyApp
+    pages: Litestar
+    recorder: Recorder
+    is_draining: bool = False
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request: the provider's API first, since that is where every microsecond counts."""
+        path: str = scope["path"]
+        if path.lstrip("/").partition("/")[0].encode() in OWN_SEGMENTS:
+            await self.pages(scope, receive, send)  # type: ignore[arg-type]  # litestar's own names for ASGI's types
+        else:
+            await self.proxy(scope, receive, send)
+
+
+def create_app(services: Services, upstream: Upstream) -> App:
+    """The application over these services."""
+    settings = services.settings
+    policy = Policy(
+        memory=settings.memory,
+        default_user=settings.default_user or None,
+        max_body_bytes=int(settings.max_body_mb * 1_048_576),
+        max_memories=settings.recall_memories,
+        max_memory_tokens=settings.recall_tokens,
+        keep_share=settings.history_keep_share,
+    )
+    recall = Recall(
+        services.sessions,
+        services.long_term,
+        services.breaker,
+        session_deadline_s=settings.session_deadline_s,
+        search_deadline_s=settings.recall_deadline,
+    )
+    recorder = Recorder(
+        services.sessions,
+        services.tasks,
+        breaker=services.breaker,
+        clock=services.clock,
+        metrics=services.metrics,
+        buffer_size=settings.record_buffer,
+        deadline_s=settings.record_deadline_s,
+    )
+    receipts = Receipts()
+    windows = Windows(settings.windows(), default=settings.default_window)
+    pipeline = Pipeline(
+        upstream=upstream,
+        recall=recall,
+        recorder=recorder,
+        receipts=receipts,
+        assembler=Assembler(recall, windows, policy),
+        policy=policy,
+        tenants=services.tenants,
+        clock=services.clock,
+        metrics=services.metrics,
+    )
+    proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics)
+    app = App(proxy, Litestar(openapi_config=None, logging_config=None), recorder)
+    app.pages = Litestar(
+        [_healthz, _readyz(lambda: not app.is_draining), _metrics(services, recorder), _explain(services, receipts)],
+        openapi_config=None,
+        logging_config=None,
+        exception_handlers={MemproxyError: _own_error, HTTPException: _http_error},
+    )
+    return app
+
+
+@get("/healthz", media_type=MediaType.JSON, sync_to_thread=False)
+def _healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def _readyz(is_ready: Callable[[], bool]) -> Any:
+    @get("/readyz", media_type=MediaType.JSON, sync_to_thread=False)
+    def readyz() -> Response[dict[str, str]]:
+        """Able to serve requests; with or without the store."""
+        ready = is_ready()
+        return Response({"status": "ready" if ready else "draining"}, status_code=200 if ready else 503)
+
+    return readyz
+
+
+def _metrics(services: Services, recorder: Recorder) -> Any:
+    @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False)
+    def metrics() -> Response[bytes]:
+        """Prometheus' text format."""
+        services.metrics.turns_waiting.set(recorder.waiting)
+        return Response(services.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return metrics
+
+
+def _explain(services: Services, receipts: Receipts) -> Any:
+    @get("/memproxy/explain/{request_id:str}", media_type=MediaType.JSON)
+    async def explain(request_id: str, request: HandlerRequest) -> Response[bytes]:
+        """What was done to a request; only for the tenant whose request it was."""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        tenant = services.tenants.tenant_of(credential_of(headers))
+        receipt = await _receipt(services, receipts, tenant, request_id)
+        if receipt is None:
+            raise NotFoundError(
+                "There is no receipt of this id. Receipts are kept for receipt_ttl_s seconds and shown only under the "
+                "credential that the request was made with."
+            )
+        return Response(receipt, media_type=MediaType.JSON)
+
+    return explain
+
+
+async def _receipt(services: Services, receipts: Receipts, tenant: str | None, request_id: str) -> bytes | None:
+    if tenant is None:
+        return None
+    at_hand = receipts.get(tenant, request_id)
+    if at_hand is not None:
+        return msgspec.json.encode(at_hand)
+    try:
+        return await services.sessions.receipt(tenant, request_id)
+    except StoreError:
+        return None
+
+
+def _own_error(_: HandlerRequest, error: MemproxyError) -> Response[Any]:
+    known = error if isinstance(error, RequestError) else RequestError(str(error))
+    return Response(known.openai_body(), status_code=known.status)
+
+
+def _http_error(_: HandlerRequest, error: HTTPException) -> Response[Any]:
+    """litestar's own refusals in OpenAI's shape."""
+    known = RequestError(error.detail)
+    return Response(known.openai_body(), status_code=error.status_code)

@@ -1,0 +1,86 @@
+"""The command `memproxy`."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click as plain_click
+import rich_click as click
+
+from memproxy.errors import MemproxyError
+from memproxy.server import serve as run_server
+from memproxy.server import work as run_workers
+from memproxy.settings import Settings, read_settings, unknown_variables
+from memproxy.telemetry import configure_logging
+
+log = logging.getLogger(__name__)
+
+_STORE_AND_MODEL = (
+    click.option("--config", type=click.Path(dir_okay=False), help="A TOML file of settings."),
+    click.option(
+        "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where the embedded store lives."
+    ),
+    click.option("--redis-url", help="A Redis with the query engine, instead of the embedded store."),
+    click.option("--upstream", "upstream_base_url", help="The model provider's base URL, ending in /v1."),
+    click.option("--extraction-model", help="The model that makes memories."),
+    click.option("--extraction-base-url", help="Its endpoint; default is the upstream."),
+    click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"])),
+)
+
+
+def _with_store_and_model(command: Any) -> Any:
+    for option in reversed(_STORE_AND_MODEL):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="memproxy")
+def cli() -> None:
+    """Memory for any OpenAI-compatible agent, by changing one environment variable."""
+
+
+@cli.command()
+@click.option("--host", "listen_host", help="The address to listen on.")
+@click.option("--port", "listen_port", type=int, help="The port to listen on.")
+@click.option("--workers", type=int, help="Serving processes.")
+@_with_store_and_model
+def serve(**options: Any) -> None:
+    """Serve the proxy, with its background workers."""
+    run_server(_started(options))
+
+
+@cli.command()
+@_with_store_and_model
+def worker(**options: Any) -> None:
+    """Run background workers alone."""
+    run_workers(_started(options))
+
+
+def _started(options: dict[str, Any]) -> Settings:
+    settings = read_settings(options)
+    settings.windows()
+    configure_logging(settings.log_level)
+    for name in unknown_variables(os.environ):
+        log.warning("%s is set, but there is no such setting; it is ignored", name)
+    return settings
+
+
+def main() -> None:
+    """Run the command; what goes wrong on purpose is told in a line, not in a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except plain_click.Abort:
+        sys.exit(130)
+    except plain_click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except MemproxyError as error:
+        click.echo(f"memproxy: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

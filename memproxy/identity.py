@@ -1,0 +1,230 @@
+"""Who is calling, with no code in the agent.
+
+Three levels, each only ever under the one before: the tenant pays and is decided by the credential alone; user, session
+and namespace are what the client says. For each of them the first rule that has a value wins:
+
+1. `header`: `X-Memproxy-User`, `X-Memproxy-Session`, `X-Memproxy-Namespace`
+2. `path`: `/u/{user}`, `/s/{session}`, `/n/{namespace}` before `/v1`, in any order
+3. `body`: fields that agents already send
+4. `agent`: headers that known agents send
+5. `default`: the operator's default user
+6. `chain`: the conversation itself (decided later, where the store is asked; see `proxy/align` and `storage/working`)
+
+Values named for memproxy (rules 1 and 2) are refused when they can't be used; values meant for somebody else (rules 3
+and 4) are then passed over. Pure; the store sees digests only.
+"""
+
+import hashlib
+import hmac
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from memproxy.errors import BadIdentityError
+from memproxy.records import JsonObject, Scope
+
+MAX_LENGTH = 256
+"""Characters that a user, session or namespace may have."""
+
+SINGLE_TENANT = "single"
+"""The one tenant of an installation that does not tell tenants apart."""
+
+_PATH_FIELDS = {b"u": "user", b"s": "session", b"n": "namespace"}
+
+_BODY_FIELDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "user": (("safety_identifier",), ("user",), ("metadata", "user_id")),
+    "session": (
+        ("metadata", "session_id"),
+        ("metadata", "thread_id"),
+        ("metadata", "conversation_id"),
+        ("conversation",),
+        ("conversation", "id"),
+        ("prompt_cache_key",),
+    ),
+    "namespace": (),
+}
+"""Where agents say who they are, most exact first. Source: OpenAI's API reference; metadata by common usage."""
+
+_AGENT_SESSION_HEADERS = (
+    "session-id",
+    "x-session-id",
+    "thread-id",
+    "x-session-affinity",
+    "x-claude-code-session-id",
+    "x-conversation-id",
+    "x-thread-id",
+    "x-librechat-conversation-id",
+    "x-openwebui-chat-id",
+)
+_AGENT_USER_HEADERS = ("x-openwebui-user-id", "x-librechat-user-id")
+
+_UNIQUE = re.compile(r"(?=.*\d)[0-9a-zA-Z_:.-]{16,}")
+"""A `prompt_cache_key` is a session only if it looks made for one: many agents send one constant key for everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What the request says about who is calling, with the rule that said it."""
+
+    user: str | None = None
+    session: str | None = None
+    namespace: str | None = None
+    user_rule: str = ""
+    session_rule: str = ""
+
+    @property
+    def rule(self) -> str:
+        """The rules that fired, the user's first: `header`, `path+chain`, `none`."""
+        rules = [self.user_rule] if self.user_rule else []
+        session_rule = self.session_rule or "chain"
+        if session_rule not in rules:
+            rules.append(session_rule)
+        return "+".join(rules)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPath:
+    """A request's path without its identity: what is left is relative to the upstream's base URL."""
+
+    claims: Mapping[str, str]
+    rest: bytes
+    """Raw, still percent-encoded, beginning with a slash."""
+
+
+def split_path(raw_path: bytes) -> SplitPath:
+    """Take `/u/..`, `/s/..`, `/n/..` and `/v1` off the path.
+
+    Raises:
+        BadIdentityError: a value is empty, too long, or has control characters.
+    """
+    segments = raw_path.split(b"/")[1:]
+    claims: dict[str, str] = {}
+    while len(segments) >= 2 and segments[0] in _PATH_FIELDS:
+        name = _PATH_FIELDS[segments[0]]
+        claims[name] = checked(name, _decoded(segments[1]), source=f"the path's /{segments[0].decode()}/ part")
+        segments = segments[2:]
+    if segments and segments[0] == b"v1":
+        segments = segments[1:]
+    return SplitPath(claims, b"/" + b"/".join(segments))
+
+
+def _decoded(segment: bytes) -> str:
+    return unquote_to_bytes(segment).decode("utf-8", "replace")
+
+
+def checked(name: str, value: str, *, source: str) -> str:
+    """The value in its one form, NFC without blanks around it.
+
+    Raises:
+        BadIdentityError: it is empty, too long, or has control characters.
+    """
+    text = unicodedata.normalize("NFC", value).strip()
+    if not text:
+        raise BadIdentityError(f"The {name} in {source} is empty; leave it out or give it a value.")
+    if len(text) > MAX_LENGTH:
+        raise BadIdentityError(f"The {name} in {source} has {len(text)} characters; {MAX_LENGTH} are allowed.")
+    if any(unicodedata.category(char) in {"Cc", "Cs"} or char == "\ufffd" for char in text):
+        raise BadIdentityError(f"The {name} in {source} has control characters or is not UTF-8.")
+    return text
+
+
+def read_claims(
+    headers: Mapping[str, str], path_claims: Mapping[str, str], body: JsonObject, *, default_user: str | None
+) -> Claims:
+    """Who is calling, as far as the request itself says.
+
+    `headers` have lower-case names.
+
+    Raises:
+        BadIdentityError: a `X-Memproxy-*` value can't be used.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name in ("user", "session", "namespace"):
+        candidates = _candidates(name, headers, path_claims, body)
+        if name == "user" and default_user:
+            candidates = [*candidates, ("default", default_user)]
+        first = next(iter(candidates), None)
+        if first is not None:
+            found[name] = first
+    user, session, namespace = (found.get(name, ("", None)) for name in ("user", "session", "namespace"))
+    return Claims(user=user[1], session=session[1], namespace=namespace[1], user_rule=user[0], session_rule=session[0])
+
+
+def _candidates(
+    name: str, headers: Mapping[str, str], path_claims: Mapping[str, str], body: JsonObject
+) -> list[tuple[str, str]]:
+    header = headers.get(f"x-memproxy-{name}")
+    if header is not None:
+        return [("header", checked(name, _header_text(header), source=f"the header X-Memproxy-{name.title()}"))]
+    if name in path_claims:
+        return [("path", path_claims[name])]
+    found = [("body", value) for path in _BODY_FIELDS[name] if (value := _usable(_at(body, path), path))]
+    return [*found, *(("agent", value) for value in _agent_values(name, headers))]
+
+
+def _header_text(value: str) -> str:
+    """HTTP headers arrive as latin-1; clients put UTF-8 into them."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
+
+
+def _at(body: JsonObject, path: tuple[str, ...]) -> object:
+    value: object = body
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _usable(value: object, path: tuple[str, ...]) -> str | None:
+    if not isinstance(value, str) or (path == ("prompt_cache_key",) and not _UNIQUE.fullmatch(value)):
+        return None
+    try:
+        return checked("value", value, source="the body")
+    except BadIdentityError:
+        return None
+
+
+def _agent_values(name: str, headers: Mapping[str, str]) -> Iterable[str]:
+    known = {"session": _AGENT_SESSION_HEADERS, "user": _AGENT_USER_HEADERS}.get(name, ())
+    for header in known:
+        value = _usable(headers.get(header), (header,))
+        if value:
+            yield value
+
+
+def credential_of(headers: Mapping[str, str]) -> str | None:
+    """The credential that the client sent, in whichever header its provider uses."""
+    authorization = headers.get("authorization", "")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return authorization.strip() or headers.get("api-key") or headers.get("x-api-key") or None
+
+
+class Tenants:
+    """Tells tenants apart by their credentials, or has one tenant for whoever reaches the port.
+
+    The secret keys the digests of credentials, so that a credential can't be found by guessing at the store. It is read
+    from the store; until it is there, no credential stands for a tenant.
+    """
+
+    def __init__(self, *, tells_apart: bool) -> None:
+        self.tells_apart = tells_apart
+        self.secret: bytes | None = None
+
+    def tenant_of(self, credential: str | None) -> str | None:
+        """The tenant that a credential stands for; None for a caller without one."""
+        if not self.tells_apart:
+            return SINGLE_TENANT
+        if credential is None or self.secret is None:
+            return None
+        return hmac.new(self.secret, credential.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def scope_of(tenant: str, claims: Claims) -> Scope:
+    """Where this caller's memory lives."""
+    return Scope(tenant=tenant, user=claims.user, namespace=claims.namespace)

@@ -1,0 +1,234 @@
+"""What the client sent against what is stored: which messages are new, which are missing, and whether it branched.
+
+Clients send the whole history, only their newest messages, a window of the history, a history that they compacted or
+edited. The digests of the stored log S and of the incoming conversation C (without leading instructions) tell which:
+
+| shape | found by | effect |
+|---|---|---|
+| whole history | S is a prefix of C | the rest of C is new |
+| newest only | nothing in common, no answer in C | S is put before C |
+| window | a tail of S is a head of C | the part of S before it is put before C |
+| compacted | a tail of S stands inside C | C is sent as it is; what follows the tail is new |
+| edited | C leaves S before its end | C wins: a new thread begins there |
+| foreign | nothing in common, C has answers | another conversation: a thread of its own |
+
+The log is append-only. A branch becomes a thread that copies the common part; only an unfinished end (messages whose
+answer never came, or broke off) is ever replaced in place. Pure; cost is linear in S and C.
+"""
+
+import enum
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+
+class Shape(enum.StrEnum):
+    """How the client's messages relate to the stored ones."""
+
+    WHOLE = "whole"
+    NEWEST = "newest"
+    WINDOW = "window"
+    COMPACTED = "compacted"
+    EDITED = "edited"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message of either side, as alignment sees it."""
+
+    digest: bytes
+    is_answer: bool
+    is_partial: bool = False
+    tokens: int = 0
+    is_user: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Where the incoming messages stand in the stored log."""
+
+    shape: Shape
+    head: int
+    """Stored messages that the client did not send and that go before its own."""
+    keep: int
+    """Stored messages that stay in this thread, or that a branch copies: the log's length before new ones."""
+    branches: bool
+    """The new messages may not be appended to this thread; they begin one of their own."""
+    positions: tuple[int | None, ...]
+    """For each incoming message its position in the log after recording; None for one that is not stored."""
+    known: tuple[bool, ...]
+    """For each incoming message: it was seen before, so nothing is learned from it again."""
+
+    @property
+    def new_from(self) -> int:
+        """The first incoming message that will be appended."""
+        for index, position in enumerate(self.positions):
+            if position is not None and position >= self.keep:
+                return index
+        return len(self.positions)
+
+
+def align(
+    stored: Sequence[Entry], incoming: Sequence[Entry], *, sends_newest: bool, is_retry: bool = False
+) -> Alignment:
+    """Find the incoming messages among the stored ones.
+
+    `sends_newest` says that this session's client has sent only newest messages before: a lone message that equals the
+    first stored one is then a repetition, not a return to the start. `is_retry` says that the client repeats a request
+    whose answer it did not get: an answer at the log's end counts as unfinished.
+    """
+    if is_retry and stored and stored[-1].is_answer:
+        stored = [*stored[:-1], replace(stored[-1], is_partial=True)]
+    common = _common_prefix(stored, incoming)
+    if common == len(stored):
+        return _at_offset(Shape.WHOLE, incoming, head=0, run=common)
+    if common and not _is_repetition(stored, incoming, sends_newest=sends_newest):
+        return _edited(stored, incoming, head=0, run=common)
+    return _without_common_start(stored, incoming)
+
+
+def _without_common_start(stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:
+    finished = finished_length(stored)
+    ends = [len(stored)] + [end for end in (_without_partial(stored), finished) if end != len(stored)]
+    for end in ends:
+        overlap = _overlap(stored[:end], incoming)
+        if overlap:
+            return _at_offset(Shape.WINDOW, incoming, head=end - overlap, run=overlap)
+    has_answer = any(entry.is_answer for entry in incoming)
+    if not has_answer:
+        return _at_offset(Shape.NEWEST, incoming, head=len(stored), run=0)
+    start, run = _longest_run(stored, incoming)
+    if run:
+        return _edited(stored, incoming, head=start, run=run)
+    offset, run = _tail_inside(stored, incoming)
+    if run:
+        return _compacted(stored, incoming, offset=offset, run=run)
+    return _branch(Shape.FOREIGN, stored, incoming, head=0, run=0)
+
+
+def finished_length(stored: Sequence[Entry]) -> int:
+    """The length of the log up to its last finished answer; what follows waits for one."""
+    for index in range(len(stored) - 1, -1, -1):
+        if stored[index].is_answer and not stored[index].is_partial:
+            return index + 1
+    return 0
+
+
+def _without_partial(stored: Sequence[Entry]) -> int:
+    return len(stored) - 1 if stored and stored[-1].is_partial else len(stored)
+
+
+def _is_repetition(stored: Sequence[Entry], incoming: Sequence[Entry], *, sends_newest: bool) -> bool:
+    """A lone user message that happens to equal the first stored one, from a client that sends only newest messages."""
+    return sends_newest and len(incoming) == 1 and finished_length(stored) > 0
+
+
+def _common_prefix(stored: Sequence[Entry], incoming: Sequence[Entry]) -> int:
+    count = 0
+    for mine, theirs in zip(stored, incoming, strict=False):
+        if mine.digest != theirs.digest:
+            break
+        count += 1
+    return count
+
+
+def _at_offset(shape: Shape, incoming: Sequence[Entry], *, head: int, run: int) -> Alignment:
+    """The first `run` incoming messages stand at `head`; the rest follows them in the same thread."""
+    positions = tuple(range(head, head + len(incoming)))
+    known = tuple(index < run for index in range(len(incoming)))
+    keep = head + run
+    return Alignment(shape, head=head, keep=keep, branches=False, positions=positions, known=known)
+
+
+def _edited(stored: Sequence[Entry], incoming: Sequence[Entry], *, head: int, run: int) -> Alignment:
+    """The client left the log at `head + run`: in place if what it drops was unfinished, else as a branch."""
+    keep = head + run
+    if finished_length(stored) <= keep:
+        shape = Shape.WINDOW if head else Shape.WHOLE
+        return _at_offset(shape, incoming, head=head, run=run)
+    return _branch(Shape.EDITED, stored, incoming, head=head, run=run)
+
+
+def _branch(shape: Shape, stored: Sequence[Entry], incoming: Sequence[Entry], *, head: int, run: int) -> Alignment:
+    positions = tuple(range(head, head + len(incoming)))
+    known = _seen(stored, incoming)
+    return Alignment(shape, head=head, keep=head + run, branches=True, positions=positions, known=known)
+
+
+def _compacted(stored: Sequence[Entry], incoming: Sequence[Entry], *, offset: int, run: int) -> Alignment:
+    """The client replaced older messages by its own account of them: that account is not part of the conversation."""
+    base = len(stored) - run - offset
+    positions = tuple(None if index < offset else base + index for index in range(len(incoming)))
+    known = tuple(index < offset + run for index in range(len(incoming)))
+    return Alignment(Shape.COMPACTED, head=0, keep=len(stored), branches=False, positions=positions, known=known)
+
+
+def _seen(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[bool, ...]:
+    """Which incoming messages occur in the log, in its order, each stored one used once."""
+    places: dict[bytes, list[int]] = {}
+    for index, entry in enumerate(stored):
+        places.setdefault(entry.digest, []).append(index)
+    last, seen = -1, []
+    for entry in incoming:
+        candidates = places.get(entry.digest, [])
+        after = bisect_right(candidates, last)
+        seen.append(after < len(candidates))
+        last = candidates[after] if after < len(candidates) else last
+    return tuple(seen)
+
+
+def _overlap(stored: Sequence[Entry], incoming: Sequence[Entry]) -> int:
+    """The length of the longest tail of `stored` that is a head of `incoming`. Knuth, Morris and Pratt."""
+    failure = _failure(incoming)
+    state = 0
+    for entry in stored:
+        while state and (state == len(incoming) or entry.digest != incoming[state].digest):
+            state = failure[state - 1]
+        if incoming and entry.digest == incoming[state].digest:
+            state += 1
+    return state
+
+
+def _failure(pattern: Sequence[Entry]) -> list[int]:
+    failure = [0] * len(pattern)
+    state = 0
+    for index in range(1, len(pattern)):
+        while state and pattern[index].digest != pattern[state].digest:
+            state = failure[state - 1]
+        if pattern[index].digest == pattern[state].digest:
+            state += 1
+        failure[index] = state
+    return failure
+
+
+def _longest_run(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[int, int]:
+    """Where in `stored` the longest head of `incoming` stands that holds a message and its answer: (start, length)."""
+    failure = _failure(incoming)
+    state, best, best_end = 0, 0, 0
+    for index, entry in enumerate(stored):
+        while state and (state == len(incoming) or entry.digest != incoming[state].digest):
+            state = failure[state - 1]
+        if entry.digest == incoming[state].digest:
+            state += 1
+        if state >= best:
+            best, best_end = state, index + 1
+    if best < 2 or not any(entry.is_answer for entry in incoming[:best]):
+        return 0, 0
+    return best_end - best, best
+
+
+def _tail_inside(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[int, int]:
+    """Where in `incoming` a tail of `stored` stands that holds an answer: (offset, length), or (0, 0)."""
+    if not stored:
+        return 0, 0
+    last = stored[-1].digest
+    for end in range(len(incoming) - 1, -1, -1):
+        if incoming[end].digest != last:
+            continue
+        run = 1
+        while run <= end and run < len(stored) and incoming[end - run].digest == stored[-1 - run].digest:
+            run += 1
+        if any(entry.is_answer for entry in stored[len(stored) - run :]):
+            return end - run + 1, run
+    return 0, 0

@@ -1,0 +1,167 @@
+"""Put a request together from what memory holds: memories for the newest message, missing history, a cut if it must be.
+
+What is needed is looked up here, what is to be done with it is decided in `compose` and `budget`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+
+from memproxy.proxy import compose as composing
+from memproxy.proxy.budget import Weight, choose_cut, divide
+from memproxy.proxy.compose import Cut, Placement, compose, memory_block
+from memproxy.proxy.conversation import stored_entries
+from memproxy.proxy.recall import Recall, query_of
+from memproxy.proxy.stages import Outbound, Policy, Remembered
+from memproxy.records import JsonObject, ScoredMemory, StoredMessage
+from memproxy.tokens import Windows, estimate_tokens
+from memproxy.wire import chat_completions as chat
+from memproxy.wire.chat_completions import ChatRequest
+
+CAUTIOUS_BYTES_PER_TOKEN = 3
+"""A body of fewer bytes than this per token of the budget can't exceed it: no message needs counting."""
+
+
+class Assembler:
+    """Turns what is remembered about a request into what goes out."""
+
+    def __init__(self, recall: Recall, windows: Windows, policy: Policy) -> None:
+        self._recall = recall
+        self._windows = windows
+        self._policy = policy
+
+    def may_exceed(self, request: ChatRequest) -> bool:
+        """Whether the conversation might not fit, so that its messages have to be counted."""
+        return len(request.body) > CAUTIOUS_BYTES_PER_TOKEN * self._available(request)
+
+    def _available(self, request: ChatRequest) -> int:
+        tools = request.fields.get("tools")
+        tools_tokens = len(msgspec.json.encode(tools)) // CAUTIOUS_BYTES_PER_TOKEN if tools else 0
+        window = self._windows.window_of(request.model)
+        return divide(window, reply_tokens=request.reply_tokens, tools_tokens=tools_tokens).available
+
+    async def assemble(self, known: Remembered) -> Outbound:
+        """Recall what the newest message calls for and put the request together."""
+        if not known.mode.reads:
+            return Outbound(known.request.body, known, degraded=known.degraded)
+        degraded = list(known.degraded)
+        placement, found = await self._new_block(known, degraded)
+        cut, history = await self._fit(known, degraded)
+        instructions = await self._instructions(known, degraded)
+        body = compose(
+            known.request,
+            known.alignment,
+            history=history,
+            history_from=known.alignment.head - len(history),
+            instructions=instructions,
+            pins=known.session.pins if known.session else {},
+            placement=placement,
+            cut=cut,
+        )
+        return Outbound(body, known, history, placement, cut, found, tuple(degraded))
+
+    async def _new_block(
+        self, known: Remembered, degraded: list[str]
+    ) -> tuple[Placement | None, Sequence[ScoredMemory]]:
+        """The memories for the newest message: only when the user speaks and nothing was put before these words yet."""
+        newest = known.conversation.newest_user
+        if newest is None or newest != len(known.conversation.entries) - 1 or known.scope.user is None or degraded:
+            return None, ()
+        session, position = known.session, known.alignment.positions[newest]
+        pins = session.pins if session else {}
+        if position in pins:
+            return None, ()
+        own = known.request.instructions
+        said = [chat.message_text(m) for m in known.request.messages[own:] if m.get("role") == "user"]
+        found = await self._recall.memories(
+            known.scope,
+            query_of([composing.without_blocks(text) for text in said]),
+            limit=2 * self._policy.max_memories,
+            excluded_sessions=() if session and session.cut else shown_sessions(known),
+        )
+        if found.degraded:
+            degraded.append("recall")
+        pin = memory_block(
+            found.value,
+            max_memories=self._policy.max_memories,
+            max_tokens=self._policy.max_memory_tokens,
+            seen=frozenset(memory for pin in pins.values() for memory in pin.memories),
+        )
+        return (Placement(own + newest, pin) if pin else None), found.value
+
+    async def _fit(self, known: Remembered, degraded: list[str]) -> tuple[Cut, Sequence[StoredMessage]]:
+        """Where the conversation is cut so that it fits, and the stored messages that are sent along."""
+        session, head = known.session, known.alignment.head
+        if session is None:
+            return Cut(), ()
+        now = Cut(session.cut, session.cut_note) if session.cut <= known.alignment.keep else Cut()
+        position = self._cut_position(known, now.position)
+        cut = now if position == now.position else Cut(position)
+        history = await self._history(known, min(cut.position, head), degraded)
+        if cut is not now:
+            dropped = await self._dropped(known, cut.position, degraded)
+            newest = chat.message_text(known.request.messages[-1])
+            cut = replace(cut, note=composing.cut_note(dropped, newest, summary=session.summary))
+        return cut, history
+
+    def _cut_position(self, known: Remembered, now: int) -> int:
+        session, own = known.session, known.request.instructions
+        index = stored_entries(session.index) if session else ()
+        head = index[: known.alignment.head]
+        size = len(known.request.body) // CAUTIOUS_BYTES_PER_TOKEN + sum(entry.tokens for entry in head[now:])
+        available = self._available(known.request)
+        if size <= available and not now:
+            return now
+        weights = [Weight(at, entry.tokens, entry.is_user) for at, entry in enumerate(head)]
+        for at, position in enumerate(known.alignment.positions):
+            message = known.request.messages[own + at]
+            known_tokens = index[position].tokens if position is not None and position < len(index) else 0
+            tokens = known_tokens or estimate_tokens(chat.countable_text(message))
+            weights.append(Weight(position, tokens, message.get("role") == "user"))
+        pins = session.pins.values() if session else ()
+        fixed = sum(estimate_tokens(chat.countable_text(message)) for message in known.request.messages[:own])
+        fixed += self._policy.max_memory_tokens + sum(len(pin.block) // 4 for pin in pins)
+        return choose_cut(weights, cut=now, fixed=fixed, available=available, keep_share=self._policy.keep_share)
+
+    async def _history(self, known: Remembered, first: int, degraded: list[str]) -> Sequence[StoredMessage]:
+        """The stored messages first..head, from what was read along or, if that is too short, by another look-up."""
+        session, head = known.session, known.alignment.head
+        if session is None or head <= first:
+            return ()
+        tail_from = session.length - len(session.tail)
+        if tail_from <= first:
+            return session.tail[first - tail_from : head - tail_from]
+        found = await self._recall.messages(session.key, first, head - 1)
+        if found.degraded or len(found.value) != head - first:
+            degraded.append("history")
+            return ()
+        return found.value
+
+    async def _dropped(self, known: Remembered, position: int, degraded: list[str]) -> Sequence[JsonObject]:
+        own = known.request.instructions
+        stored = await self._history(known, 0, degraded) if known.alignment.head else ()
+        sent = [
+            known.request.messages[own + at]
+            for at, place in enumerate(known.alignment.positions)
+            if place is not None and place < position
+        ]
+        return [*(message.message for message in stored[:position]), *sent]
+
+    async def _instructions(self, known: Remembered, degraded: list[str]) -> Sequence[JsonObject]:
+        """The session's instructions, for a client that sends only its newest message and none of them."""
+        session = known.session
+        if session is None or not session.instructions or known.request.instructions or not known.alignment.head:
+            return ()
+        found = await self._recall.instructions(session.key)
+        if found.degraded:
+            degraded.append("instructions")
+        return msgspec.json.decode(found.value, type=list[JsonObject]) if found.value else ()
+
+
+def shown_sessions(known: Remembered) -> tuple[str, ...]:
+    """Sessions whose messages the request shows in full: nothing of them needs recalling."""
+    names = {known.key.session}
+    if known.session is not None:
+        names.add(known.session.key.session)
+    return tuple(sorted(names))

@@ -1,0 +1,281 @@
+"""The life of one request: receive, identify, align, recall, compose, forward, relay, record; in this order below.
+
+Fail open: whatever memory can't do in time is left out and named in the receipt; the request itself goes on.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+
+import msgspec
+
+from memproxy.clock import Clock
+from memproxy.errors import BadIdentityError, RequestError, UpstreamError
+from memproxy.identity import Claims, SplitPath, Tenants, credential_of, read_claims, scope_of
+from memproxy.proxy.align import Alignment, Shape, align
+from memproxy.proxy.assemble import Assembler
+from memproxy.proxy.client import Client
+from memproxy.proxy.conversation import Conversation, extend, read_conversation, stored_entries
+from memproxy.proxy.forward import forward
+from memproxy.proxy.recall import Recall
+from memproxy.proxy.receipts import Receipts, receipt_headers, receipt_of
+from memproxy.proxy.record import Exchange, Recorder, target_key, unnamed_session
+from memproxy.proxy.relay import Relayed
+from memproxy.proxy.stages import Inbound, Outbound, Policy, Remembered
+from memproxy.proxy.upstream import Upstream
+from memproxy.proxy.utility import is_utility
+from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey
+from memproxy.storage import schema
+from memproxy.storage.working import LoadedSession
+from memproxy.telemetry import Metrics
+from memproxy.wire import chat_completions as chat
+
+log = logging.getLogger(__name__)
+
+SETTLE_DEADLINE_S = 0.25
+"""How long a request waits for the recording of the one before it in its session."""
+
+
+class Pipeline:
+    """The life of one request to a route with memory."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Upstream,
+        recall: Recall,
+        recorder: Recorder,
+        receipts: Receipts,
+        assembler: Assembler,
+        policy: Policy,
+        tenants: Tenants,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._upstream = upstream
+        self._recall = recall
+        self._recorder = recorder
+        self._receipts = receipts
+        self._assembler = assembler
+        self._policy = policy
+        self._tenants = tenants
+        self._clock = clock
+        self._metrics = metrics
+
+    async def run(self, client: Client, path: SplitPath) -> None:
+        """Serve one request from its first byte to its recording. Raises `RequestError` before anything was sent."""
+        inbound = await self.receive(client, path)
+        outbound = await self.prepare(inbound)
+        await self.exchange(client, inbound, outbound)
+
+    async def receive(self, client: Client, path: SplitPath) -> Inbound:
+        """Read the body and the credential."""
+        body = await client.body(max_bytes=self._policy.max_body_bytes)
+        return Inbound(
+            id=f"mpr-{uuid.uuid4().hex}",
+            at=self._clock.now(),
+            began_s=time.monotonic(),
+            body=body,
+            path=path,
+            headers=client.headers,
+            tenant=self._tenants.tenant_of(credential_of(client.headers)),
+        )
+
+    async def prepare(self, inbound: Inbound) -> Outbound:
+        """Everything before forwarding: identify, align, recall, compose.
+
+        Raises:
+            BadIdentityError: the caller says who it is in a way that can't be used.
+        """
+        try:
+            remembered = await self.remember(inbound)
+            if isinstance(remembered, str):
+                return Outbound(inbound.body, reason=remembered)
+            return await self._assembler.assemble(remembered)
+        except RequestError:
+            raise
+        except Exception:  # memory may be missing, the request must not fail: what is wrong here is ours alone
+            log.exception("request %s goes on without memory", inbound.id)
+            return Outbound(inbound.body, degraded=("memory",), reason="an error in memproxy")
+
+    async def remember(self, inbound: Inbound) -> Remembered | str:
+        """Identify the caller and find the conversation; or why this request has no memory."""
+        mode = memory_mode(inbound.headers, self._policy.memory)
+        request = chat.read_request(inbound.body)
+        claims = read_claims(
+            inbound.headers,
+            inbound.path.claims,
+            request.fields if request else {},
+            default_user=self._policy.default_user,
+        )
+        if mode is MemoryMode.OFF:
+            return "switched off"
+        if request is None:
+            return "the body is not a chat completion request"
+        if inbound.tenant is None:
+            return "no credential"
+        if is_utility(request):
+            return "a utility call"
+        conversation = read_conversation(request)
+        if not conversation.entries:
+            return "no messages besides instructions"
+        scope = scope_of(inbound.tenant, claims)
+        await self._recorder.settled(marks_of(scope, claims, conversation), deadline_s=SETTLE_DEADLINE_S)
+        found = await self._recall.session(
+            scope, claims.session, conversation, want_index=self._assembler.may_exceed(request)
+        )
+        is_retry = inbound.headers.get("x-stainless-retry-count", "0") != "0"
+        alignment = align_with(found.value, conversation, is_retry=is_retry)
+        return Remembered(
+            scope=scope,
+            claims=claims,
+            mode=mode,
+            request=request,
+            conversation=conversation,
+            session=found.value,
+            alignment=alignment,
+            key=session_key(found.value, alignment, scope=scope, named=claims.session, fresh=inbound.id),
+            is_retry=is_retry,
+            degraded=("session",) if found.degraded else (),
+        )
+
+    async def exchange(self, client: Client, inbound: Inbound, outbound: Outbound) -> None:
+        """Send the request on, relay the answer, and record the exchange however it ended."""
+        receipt = receipt_of(inbound, outbound)
+        if inbound.tenant is not None:
+            self._receipts.put(inbound.tenant, inbound.id, receipt)
+        self._metrics.added_seconds.observe(time.monotonic() - inbound.began_s)
+        relayed = Relayed()
+        try:
+            await forward(
+                client,
+                self._upstream,
+                path=inbound.path.rest,
+                body=outbound.body,
+                readable=True,
+                extra_headers=receipt_headers(inbound, outbound),
+                into=relayed,
+            )
+        except UpstreamError as error:
+            self._count(outbound, error.status)
+            await client.refuse(error, receipt_headers(inbound, outbound), msgspec.json.encode(error.openai_body()))
+            return
+        self._count(outbound, relayed.status or 499)
+        self.record(inbound, outbound, relayed, receipt=receipt)
+
+    def _count(self, outbound: Outbound, status: int) -> None:
+        kind = "memory" if outbound.remembered else "plain"
+        self._metrics.requests.labels(kind, f"{status // 100}xx").inc()
+        if outbound.placement:
+            self._metrics.memories_injected.inc(len(outbound.placement.pin.memories))
+        for stage in outbound.degraded:
+            self._metrics.degraded.labels(stage).inc()
+
+    def record(
+        self,
+        inbound: Inbound,
+        outbound: Outbound,
+        relayed: Relayed,
+        *,
+        receipt: JsonObject,
+    ) -> None:
+        """Hand the exchange to the recorder, if it is to be remembered."""
+        known, answer = outbound.remembered, chat.NO_ANSWER
+        if relayed.status is not None and relayed.is_observed:
+            answer = chat.read_answer(
+                relayed.chunks, content_type=relayed.content_type, content_encoding=relayed.content_encoding
+            )
+        outcome = relayed.outcome
+        if outcome is Outcome.ABORTED and answer.finished:
+            outcome = Outcome.COMPLETED  # the client had all it wanted and did not wait for the stream's end
+        receipt |= {
+            "status": relayed.status,
+            "outcome": outcome,
+            "usage": answer.usage,
+            "bytes": relayed.size,
+            "seconds": round(time.monotonic() - inbound.began_s, 4),
+        }
+        if relayed.error:
+            receipt["error"] = relayed.error
+        if known is None or not known.mode.writes or (relayed.status or 200) >= 300:
+            return
+        self._recorder.submit(
+            Exchange(
+                request_id=inbound.id,
+                key=known.key,
+                is_named=known.claims.session is not None,
+                request=known.request,
+                conversation=known.conversation,
+                session=known.session,
+                alignment=known.alignment,
+                history=outbound.history,
+                placement=outbound.placement,
+                cut=outbound.cut,
+                answer=answer,
+                outcome=outcome,
+                learns=known.scope.user is not None,
+                at=inbound.at,
+                answered_at=self._clock.now(),
+                is_retry=known.is_retry,
+                is_blind="session" in known.degraded,
+                receipt=receipt,
+            ),
+            marks=marks_after(known, answer),
+        )
+
+
+def memory_mode(headers: Mapping[str, str], default: MemoryMode) -> MemoryMode:
+    """What memory may do for this request: the header decides, else the operator.
+
+    Raises:
+        BadIdentityError: the header has another value than off, read, write, full.
+    """
+    value = headers.get("x-memproxy-memory")
+    if value is None:
+        return default
+    try:
+        return MemoryMode(value.strip().lower())
+    except ValueError:
+        raise BadIdentityError("The header X-Memproxy-Memory takes off, read, write or full.") from None
+
+
+def align_with(session: LoadedSession | None, conversation: Conversation, *, is_retry: bool) -> Alignment:
+    """The conversation against the session. When the chain names exactly the log, there is nothing to compare."""
+    entries = conversation.entries
+    if session is None:
+        return align((), entries, sends_newest=False)
+    if session.exact_prefix is not None:
+        length = conversation.prefixes[session.exact_prefix].length
+        if length == session.length:
+            known = tuple(index < length for index in range(len(entries)))
+            return Alignment(
+                Shape.WHOLE, head=0, keep=length, branches=False, positions=tuple(range(len(entries))), known=known
+            )
+    return align(stored_entries(session.index), entries, sends_newest=session.sends_newest, is_retry=is_retry)
+
+
+def session_key(
+    session: LoadedSession | None, alignment: Alignment, *, scope: Scope, named: str | None, fresh: str
+) -> SessionKey:
+    """Where this request's turn will be appended."""
+    if session is None:
+        return SessionKey(scope, named or unnamed_session(fresh))
+    return target_key(session, alignment, fresh=fresh, is_named=named is not None)
+
+
+def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[str]:
+    """What to wait for before this conversation is read: recordings that it may continue."""
+    if claims.session is not None:
+        return [schema.session_key("s", SessionKey(scope, claims.session))]
+    return [schema.chain_key(scope, None, prefix.chain) for prefix in conversation.prefixes[:1]]
+
+
+def marks_after(known: Remembered, answer: chat.Answer) -> list[str]:
+    """What a next request of this conversation will wait for."""
+    if known.claims.session is not None:
+        return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
+    if answer.message is None:
+        return []
+    chain = extend(known.conversation.chain, chat.digest(answer.message))
+    return [schema.chain_key(known.scope, None, chain.hex())]

@@ -1,0 +1,124 @@
+"""Gather what a request needs from memory: its session, then the memories its newest words call for.
+
+Each look-up has its own deadline. The session is what keeps a conversation whole and the prompt's beginning stable, so
+it may take longer than the search, which only adds to it. Nothing here raises: what is missing is named in `degraded`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from memproxy.errors import StoreError, StoreUnavailableError
+from memproxy.memory.long_term import LongTermMemory
+from memproxy.proxy.conversation import Conversation
+from memproxy.records import Scope, ScoredMemory, SessionKey, StoredMessage
+from memproxy.storage.breaker import Breaker
+from memproxy.storage.memory_index import Filter
+from memproxy.storage.working import LoadedSession, SessionStore
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TAIL = 100
+"""Stored messages read along with a session whose history may have to be restored."""
+
+SHORT_QUERY_WORDS = 4
+"""A message of so few words ("When will it arrive?") is looked up together with the one before it."""
+
+QUERY_CHARS = 600
+"""Of the newest message that are looked up. Measured: embedding more costs more than it finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """What a look-up gave."""
+
+    value: T
+    degraded: bool = False
+
+
+class Recall:
+    """Everything that a request asks of the store before it is forwarded."""
+
+    def __init__(
+        self,
+        sessions: SessionStore,
+        memories: LongTermMemory,
+        breaker: Breaker,
+        *,
+        session_deadline_s: float,
+        search_deadline_s: float,
+    ) -> None:
+        self._sessions = sessions
+        self._memories = memories
+        self._breaker = breaker
+        self._session_deadline_s = session_deadline_s
+        self._search_deadline_s = search_deadline_s
+
+    async def session(
+        self, scope: Scope, named: str | None, conversation: Conversation, *, want_index: bool
+    ) -> Found[LoadedSession | None]:
+        """The session of this conversation, if there is one."""
+        chains = [prefix.chain for prefix in conversation.prefixes]
+        if named is None and not chains:
+            return Found(None)
+        return await self._ask(
+            lambda: self._sessions.load(scope, named, chains=chains, want_index=want_index, tail=TAIL),
+            deadline_s=self._session_deadline_s,
+            otherwise=None,
+        )
+
+    async def messages(self, key: SessionKey, first: int, last: int) -> Found[tuple[StoredMessage, ...]]:
+        """Stored messages first..last of a session."""
+        return await self._ask(
+            lambda: self._sessions.messages(key, first, last), deadline_s=self._session_deadline_s, otherwise=()
+        )
+
+    async def instructions(self, key: SessionKey) -> Found[bytes]:
+        """The instructions that the session came with last."""
+        return await self._ask(
+            lambda: self._sessions.instructions(key), deadline_s=self._session_deadline_s, otherwise=b""
+        )
+
+    async def memories(
+        self, scope: Scope, query: str, *, limit: int, excluded_sessions: Sequence[str]
+    ) -> Found[Sequence[ScoredMemory]]:
+        """The memories that this query is about. The deadline is short: missing it does not speak against the store."""
+        where = Filter(excluded_sessions=tuple(excluded_sessions))
+        return await self._ask(
+            lambda: self._memories.search(scope, query, limit=limit, where=where),
+            deadline_s=self._search_deadline_s,
+            otherwise=(),
+        )
+
+    async def _ask(self, look_up: Callable[[], Awaitable[T]], *, deadline_s: float, otherwise: T) -> Found[T]:
+        if not self._breaker.allows():
+            return Found(otherwise, degraded=True)
+        try:
+            async with asyncio.timeout(deadline_s):
+                value = await look_up()
+        except TimeoutError:
+            self._missed(f"no answer within {deadline_s} s", counts=deadline_s >= self._session_deadline_s)
+            return Found(otherwise, degraded=True)
+        except StoreError as error:
+            self._missed(str(error), counts=isinstance(error, StoreUnavailableError))
+            return Found(otherwise, degraded=True)
+        self._breaker.succeeded()
+        return Found(value)
+
+    def _missed(self, reason: str, *, counts: bool) -> None:
+        if not self._breaker.is_open:
+            log.warning("going on without memory: %s", reason)
+        if counts:
+            self._breaker.failed()
+
+
+def query_of(texts: Sequence[str]) -> str:
+    """What to look up: the newest of these messages of the user, with the one before it when it is short."""
+    newest = texts[-1][:QUERY_CHARS] if texts else ""
+    if len(newest.split()) <= SHORT_QUERY_WORDS and len(texts) > 1:
+        return f"{texts[-2][: QUERY_CHARS // 3]}\n{newest}"
+    return newest

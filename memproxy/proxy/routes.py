@@ -1,0 +1,103 @@
+"""Receive: the routes with memory, and pass-through for every other path of the provider's API.
+
+A plain ASGI app that is mounted into the web application: the hot path has no injection, no validation and no framing
+of its own. Paths: an identity may stand before `/v1`, a missing `/v1` and a trailing slash are accepted.
+"""
+
+import uuid
+
+import msgspec
+
+from memproxy.errors import NotFoundError, RequestError
+from memproxy.identity import SplitPath, split_path
+from memproxy.proxy.client import Client, ClientLeftError, Message, Receive, Send
+from memproxy.proxy.forward import forward
+from memproxy.proxy.pipeline import Pipeline
+from memproxy.proxy.relay import Relayed
+from memproxy.proxy.upstream import Upstream
+from memproxy.tasks import Tasks
+from memproxy.telemetry import Metrics
+
+CHAT_COMPLETIONS = b"/chat/completions"
+
+OWN_FIRST_SEGMENTS = frozenset({b"u", b"s", b"n", b"v1"})
+"""A path that begins otherwise has no `/v1`: it is forwarded only if it names a resource of the provider's."""
+
+PROVIDER_RESOURCES = frozenset(
+    {
+        b"assistants", b"audio", b"batches", b"chat", b"completions", b"containers", b"conversations", b"embeddings",
+        b"evals", b"files", b"fine_tuning", b"images", b"models", b"moderations", b"organization", b"realtime",
+        b"responses", b"threads", b"uploads", b"vector_stores", b"videos", b"engines", b"rerank", b"score", b"tokenize",
+    }
+)  # fmt: skip
+"""First segments of paths in OpenAI's API reference and in servers that are compatible with it."""
+
+
+class ProxyApp:
+    """The ASGI app of the provider's API."""
+
+    def __init__(self, pipeline: Pipeline, upstream: Upstream, tasks: Tasks, metrics: Metrics) -> None:
+        self._pipeline = pipeline
+        self._upstream = upstream
+        self._tasks = tasks
+        self._metrics = metrics
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request; what goes wrong before the response has begun becomes an error in OpenAI's shape."""
+        client = Client(scope, receive, send, self._tasks)
+        try:
+            await self._serve(client)
+        except ClientLeftError:
+            return
+        except RequestError as error:
+            if client.has_started:
+                raise
+            self._metrics.requests.labels("refused", f"{error.status // 100}xx").inc()
+            request_id = f"mpr-{uuid.uuid4().hex}"
+            body = msgspec.json.encode(error.openai_body())
+            await client.refuse(error, [(b"x-memproxy-request-id", request_id.encode())], body)
+
+    async def _serve(self, client: Client) -> None:
+        path = split_path(_without_double_slashes(client.raw_path))
+        if client.headers.get("upgrade", "").lower() == "websocket":
+            await client.start(426, [(b"content-length", b"0"), (b"connection", b"close")])
+            await client.end()
+        elif client.method == "POST" and path.rest.rstrip(b"/") == CHAT_COMPLETIONS:
+            await self._pipeline.run(client, path)
+        elif _is_forwarded(client.raw_path, path):
+            await self._pass_through(client, path)
+        else:
+            raise NotFoundError(
+                f"Nothing is served at {client.raw_path.decode('latin-1')[:200]}. "
+                "The provider's API is under /v1; an identity may stand before it, as in /u/alice/v1."
+            )
+
+    async def _pass_through(self, client: Client, path: SplitPath) -> None:
+        """Forward a request as it streams in, relay the response as it streams out."""
+        relayed = Relayed(keeps=False)
+        if not client.has_body:
+            await client.body(max_bytes=0)
+        await forward(
+            client,
+            self._upstream,
+            path=path.rest,
+            body=client.body_stream() if client.has_body else b"",
+            readable=False,
+            extra_headers=(),
+            into=relayed,
+        )
+        self._metrics.requests.labels("passed", f"{(relayed.status or 499) // 100}xx").inc()
+
+
+def _without_double_slashes(raw_path: bytes) -> bytes:
+    """Base URLs with a trailing slash make `//v1` or `/v1//chat`."""
+    while b"//" in raw_path:
+        raw_path = raw_path.replace(b"//", b"/")
+    return raw_path
+
+
+def _is_forwarded(raw_path: bytes, path: SplitPath) -> bool:
+    first = raw_path.lstrip(b"/").split(b"/")[0]
+    if first in OWN_FIRST_SEGMENTS:
+        return path.rest != b"/" or first == b"v1"
+    return path.rest.split(b"/")[1] in PROVIDER_RESOURCES

@@ -1,0 +1,70 @@
+"""The values that one request's stages hand to each other, in the order in which they are made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from memproxy.identity import Claims, SplitPath
+from memproxy.proxy.align import Alignment
+from memproxy.proxy.compose import Cut, Placement
+from memproxy.proxy.conversation import Conversation
+from memproxy.records import MemoryMode, Scope, ScoredMemory, SessionKey, StoredMessage
+from memproxy.storage.working import LoadedSession
+from memproxy.wire.chat_completions import ChatRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator decided about memory."""
+
+    memory: MemoryMode
+    default_user: str | None
+    max_body_bytes: int
+    max_memories: int
+    max_memory_tokens: int
+    keep_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """A request as it came in, with who sent it."""
+
+    id: str
+    at: datetime
+    began_s: float
+    body: bytes
+    path: SplitPath
+    headers: Mapping[str, str]
+    tenant: str | None
+    """None when the credential names none: then there is no memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What memory knows about a request, before anything is composed."""
+
+    scope: Scope
+    claims: Claims
+    mode: MemoryMode
+    request: ChatRequest
+    conversation: Conversation
+    session: LoadedSession | None
+    alignment: Alignment
+    key: SessionKey
+    is_retry: bool
+    degraded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """What goes to the model server, and what is to be remembered of it."""
+
+    body: bytes
+    remembered: Remembered | None = None
+    history: Sequence[StoredMessage] = ()
+    placement: Placement | None = None
+    cut: Cut = field(default_factory=Cut)
+    found: Sequence[ScoredMemory] = ()
+    degraded: tuple[str, ...] = ()
+    reason: str = ""
+    """Why memory stayed out of it."""

@@ -1,0 +1,141 @@
+"""The frozen values that all parts share; this module is the glossary.
+
+A *tenant* pays, a *user* is whose memory it is, a *session* is one conversation; each only ever scopes under the one
+before. A *turn* is what one request added to a session: the new messages of the client and the answer. A *memory* is
+one remembered statement in long-term memory. A *block* is the text that memproxy adds to a message, and a *pin* the
+record of that block, by which it is replayed byte for byte.
+
+Times are timezone-aware UTC. Messages stay plain JSON objects, so that fields unknown here survive.
+"""
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+JsonObject = dict[str, Any]
+
+
+class MemoryMode(enum.StrEnum):
+    """What memory may do for a request: nothing, inject, learn, or both."""
+
+    OFF = "off"
+    READ = "read"
+    WRITE = "write"
+    FULL = "full"
+
+    @property
+    def reads(self) -> bool:
+        return self in {MemoryMode.READ, MemoryMode.FULL}
+
+    @property
+    def writes(self) -> bool:
+        return self in {MemoryMode.WRITE, MemoryMode.FULL}
+
+
+class MemoryType(enum.StrEnum):
+    """The kinds of long-term memory, named as agent-memory-server names them."""
+
+    SEMANTIC = "semantic"
+    EPISODIC = "episodic"
+    MESSAGE = "message"
+
+
+class Outcome(enum.StrEnum):
+    """How an exchange with the model server ended."""
+
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    """The client left before the last byte."""
+    FAILED = "failed"
+    """The model server broke off, or reported an error after it had begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose long-term memory: nothing is ever read or written across two scopes."""
+
+    tenant: str
+    """An opaque digest, never a credential."""
+    user: str | None
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """One conversation's address. `thread` tells apart conversations that run under the same session name."""
+
+    scope: Scope
+    session: str
+    thread: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One complete message of the client's format, as it is kept."""
+
+    message: JsonObject
+    digest: str
+    """Of the canonical form: equal for messages that mean the same on the wire."""
+    tokens: int
+    at: datetime
+    turn: str = ""
+    """The id of the turn that brought it."""
+    partial: bool = False
+    """An answer that broke off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The block that was put before a message; replayed as it is, so that the provider's prompt cache keeps hitting."""
+
+    block: str
+    memories: tuple[str, ...] = ()
+    """The ids of the memories in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one request added to a session: the unit of the queue. Learning from it is idempotent by `id`."""
+
+    id: str
+    scope: Scope
+    session: str
+    at: datetime
+    outcome: Outcome
+    messages: tuple[StoredMessage, ...]
+    """The new messages in order, the answer last; injected blocks are not in them."""
+    context: tuple[StoredMessage, ...] = ()
+    """The messages just before, oldest first: what grounds a pronoun."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRecord:
+    """One memory. `text` is what a model reads; `context` is indexed beside it and never shown."""
+
+    id: str
+    """Unique within the scope; equal ids are the same memory."""
+    scope: Scope
+    text: str
+    type: MemoryType
+    created_at: datetime
+    session: str | None = None
+    speaker: str | None = None
+    context: str = ""
+    topics: tuple[str, ...] = ()
+    entities: tuple[str, ...] = ()
+    event_date: datetime | None = None
+    turn: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredMemory:
+    """A memory that a search found, with what it scored."""
+
+    record: MemoryRecord
+    score: float
+    """Fused relevance in 0..1, best first."""
+    text_score: float
+    """BM25 over the best BM25 of this search, 0..1."""
+    vector_score: float
+    """Cosine similarity to the query, -1..1."""

@@ -1,0 +1,137 @@
+"""The object graph below HTTP: opened once per process in order, closed in reverse."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from memproxy.clock import Clock, SystemClock
+from memproxy.embedding import LocalEmbedder
+from memproxy.errors import StoreError, StoreUnavailableError, StoreUnfitError
+from memproxy.extraction.extract import Extractor
+from memproxy.identity import Tenants
+from memproxy.llm import JsonModel
+from memproxy.memory.long_term import LongTermMemory
+from memproxy.settings import Settings
+from memproxy.storage.breaker import Breaker
+from memproxy.storage.connection import open_redis
+from memproxy.storage.embedded import EmbeddedStore
+from memproxy.storage.long_term import LongTermStore, require_query_engine
+from memproxy.storage.queue import Stage, TurnQueue
+from memproxy.storage.working import SessionStore
+from memproxy.tasks import Tasks
+from memproxy.telemetry import Metrics
+from memproxy.tokens import load_vocabulary
+
+log = logging.getLogger(__name__)
+
+BREAKER_FAILURES = 3
+BREAKER_PAUSE_S = 1.0
+START_DEADLINE_S = 5.0
+"""How long starting waits for a store that does not answer, before it goes on without."""
+
+RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that requests and workers share. `sessions` and what is below it raise `StoreError`."""
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    tasks: Tasks
+    tenants: Tenants
+    sessions: SessionStore
+    breaker: Breaker
+    long_term: LongTermMemory
+    extractor: Extractor
+    queues: dict[Stage, TurnQueue]
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Services]:
+    """Open the store and all that stands on it.
+
+    A store that does not answer yet is no reason not to start: requests go through without memory until it does.
+
+    Raises:
+        StoreUnavailableError: the embedded store can't be started; the message says what to do.
+        StoreUnfitError: the store answers but has no query engine.
+    """
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        tasks = Tasks()
+        url = settings.redis_url
+        if not url:
+            url = (await stack.enter_async_context(EmbeddedStore(settings.data_dir))).url
+        redis = open_redis(
+            url, connect_timeout_s=settings.redis_connect_timeout_s, max_connections=settings.redis_connections
+        )
+        stack.push_async_callback(redis.aclose)
+        embedder = await asyncio.to_thread(LocalEmbedder)
+        await asyncio.to_thread(load_vocabulary)
+        store = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
+        long_term = LongTermMemory(store, embedder)
+        model = None
+        if settings.extracts:
+            model = await stack.enter_async_context(_extraction_model(settings))
+        sessions = SessionStore(
+            redis,
+            named_ttl_s=settings.session_ttl_s,
+            unnamed_ttl_s=settings.unnamed_session_ttl_s,
+            receipt_ttl_s=settings.receipt_ttl_s,
+        )
+        services = Services(
+            settings=settings,
+            clock=clock,
+            metrics=Metrics(),
+            tasks=tasks,
+            tenants=Tenants(tells_apart=settings.tells_tenants_apart),
+            sessions=sessions,
+            breaker=Breaker(threshold=BREAKER_FAILURES, pause_s=BREAKER_PAUSE_S, monotonic_s=clock.monotonic_s),
+            long_term=long_term,
+            extractor=Extractor(long_term, model=model),
+            queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
+        )
+        try:
+            async with asyncio.timeout(START_DEADLINE_S):
+                await require_query_engine(redis)
+                await _prepare(services, store)
+        except (StoreUnavailableError, TimeoutError) as error:
+            log.warning("starting without memory, the store does not answer yet: %s", error)
+            tasks.start(_prepare_when_there(services, store), name="prepare the store")
+        stack.push_async_callback(tasks.drain, settings.shutdown_grace_s)
+        yield services
+
+
+def _extraction_model(settings: Settings) -> JsonModel:
+    own_endpoint = settings.extraction_base_url
+    key = settings.extraction_api_key or (None if own_endpoint else settings.upstream_api_key)
+    return JsonModel(
+        own_endpoint or settings.upstream_base_url,
+        key.get_secret_value() if key else None,
+        settings.extraction_model,
+        settings.extraction_timeout_s,
+    )
+
+
+async def _prepare(services: Services, store: LongTermStore) -> None:
+    await store.ensure_index()
+    services.tenants.secret = await services.sessions.secret(secrets.token_bytes(32))
+
+
+async def _prepare_when_there(services: Services, store: LongTermStore) -> None:
+    while True:
+        try:
+            await _prepare(services, store)
+        except StoreUnfitError as error:
+            log.error("memory stays off: %s", error)
+            return
+        except StoreError:
+            await asyncio.sleep(RETRY_S)
+        else:
+            log.info("the store is there; memory is on")
+            return

@@ -1,0 +1,54 @@
+"""Open the store, and say in memproxy's own words what went wrong with it.
+
+Every command of the request path runs under a deadline that its caller sets; redis-py itself retries nothing here,
+since a caller that is told early can go on without memory.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from memproxy.errors import StoreError, StoreUnavailableError
+
+TEMPORARY = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.BusyLoadingError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,
+    exceptions.MasterDownError,
+    exceptions.OutOfMemoryError,
+    TimeoutError,
+    OSError,
+)
+"""Conditions that pass by themselves or when somebody acts; the command may be given again."""
+
+
+def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> Redis:
+    """A client for the store; nothing is sent yet. RESP2, because query replies change their shape under RESP3."""
+    return Redis.from_url(
+        url,
+        protocol=2,
+        decode_responses=False,
+        socket_connect_timeout=connect_timeout_s,
+        max_connections=max_connections,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn redis-py's exceptions into `StoreError`s that say what was being done."""
+    try:
+        yield
+    except TEMPORARY as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise StoreUnavailableError(f"The store could not be used for {doing}: {reason}") from error
+    except exceptions.RedisError as error:
+        raise StoreError(f"The store refused {doing}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,11 @@
+-- Store one memory, whole or not at all; a memory that is already there is replaced and keeps its first time.
+-- KEYS[1]  the memory's document
+-- ARGV[1]  its time, in seconds since 1970, if it is new
+-- ARGV[2..]  field, value, field, value, ...
+-- Gives 1 if the memory is new, else 0.
+local first = redis.call('HGET', KEYS[1], 'created_at')
+if first then
+  redis.call('DEL', KEYS[1])
+end
+redis.call('HSET', KEYS[1], 'created_at', first or ARGV[1], unpack(ARGV, 2))
+return first and 0 or 1

@@ -1,0 +1,118 @@
+"""Every key that memproxy writes, its time to live, and how it is made.
+
+    mp:<kind>:{<partition>}:<digest of the parts>[...]
+
+The partition is derived from tenant and user and is the hash tag, so that all keys of one user, and the stream their
+turns are queued on, live on one shard of a Redis Cluster and one script may touch them together. Parts that come from
+outside are digested under an injective encoding: no two different identities share a key, no identity can name that of
+another, and nothing that a client sent is readable in a key.
+
+| kind | type | holds | time to live |
+|---|---|---|---|
+| `s` | hash | a session's facts: names, length, tokens, cut, summary | session |
+| `log` | list | the session's messages, complete, append-only | session |
+| `idx` | string | one fixed-size entry a message: digest, tokens, flags | session |
+| `pin` | hash | position in the log -> the block injected there | session |
+| `sys` | string | the instructions that the session came with last | session |
+| `c` | string | conversation chain: digest of a prefix -> its session | chain |
+| `r` | string | a request's receipt | receipt |
+| `m` | hash | one memory; indexed by the query engine | permanent |
+| `q` | stream | turns waiting to be learned from, a stream a stage | permanent, trimmed when acknowledged |
+| `dead` | stream | turns that could not be learned from, a stream a stage | permanent, bounded |
+| `secret` | string | what keys the digests of credentials | permanent |
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from memproxy.records import Scope, SessionKey
+
+PARTITIONS = 16
+"""Enough shards for a large cluster, few enough for one worker to read all streams in one call."""
+
+PERMANENT = frozenset({"m", "q", "dead", "secret"})
+"""Kinds without a time to live; every other key expires."""
+
+MEMORY_PREFIX = "mp:m:"
+SECRET_KEY = "mp:secret:credentials"  # noqa: S105  a key's name, not a secret
+GROUP = "memproxy"
+"""The consumer group on every stream of turns."""
+
+
+def encode_parts(parts: Iterable[str | None]) -> bytes:
+    """Join parts so that different parts always give different bytes; None differs from the empty string."""
+    out = bytearray()
+    for part in parts:
+        if part is None:
+            out += b"-"
+        else:
+            raw = part.encode("utf-8", "surrogatepass")
+            out += b"%d:" % len(raw) + raw
+    return bytes(out)
+
+
+def digest_of(*parts: str | None) -> str:
+    """32 hexadecimal digits that stand for these parts."""
+    return hashlib.blake2b(encode_parts(parts), digest_size=16).hexdigest()
+
+
+def partition_of(scope: Scope) -> str:
+    """The partition (hash tag without braces) in which everything of this user lives."""
+    number = int(digest_of("partition", scope.tenant, scope.user)[:8], 16) % PARTITIONS
+    return f"p{number:02d}"
+
+
+def partitions() -> tuple[str, ...]:
+    """All partitions in order."""
+    return tuple(f"p{number:02d}" for number in range(PARTITIONS))
+
+
+def key(kind: str, scope: Scope, *parts: str | None) -> str:
+    """A key of one user's: kind, partition, digest of scope and parts."""
+    name = digest_of(scope.tenant, scope.user, scope.namespace, *parts)
+    return f"mp:{kind}:{{{partition_of(scope)}}}:{name}"
+
+
+def session_key(kind: str, session: SessionKey) -> str:
+    """A key of one session's; `kind` is one of s, log, idx, pin."""
+    return key(kind, session.scope, session.session, session.thread)
+
+
+def chain_key(scope: Scope, session: str | None, chain: str) -> str:
+    """Where the conversation with this chain digest is remembered; `session` is the name the client gave, if any."""
+    return key("c", scope, session, chain)
+
+
+def receipt_key(tenant: str, request_id: str) -> str:
+    """A request's receipt: readable only with the same tenant's credential."""
+    return key("r", Scope(tenant, None), request_id)
+
+
+def memory_key(scope: Scope, memory_id: str) -> str:
+    """One memory's document."""
+    return key("m", scope, memory_id)
+
+
+def queue_key(partition: str, stage: str = "turns") -> str:
+    """The stream of turns of one partition that wait for one stage of learning; new turns go to the first, "turns"."""
+    return f"mp:q:{{{partition}}}:{stage}"
+
+
+def dead_key(partition: str, stage: str = "turns") -> str:
+    """The stream of turns of one partition at which this stage gave up."""
+    return f"mp:dead:{{{partition}}}:{stage}"
+
+
+def user_tag(scope: Scope) -> str:
+    """The value of the index's `user` field: a digest, since raw values with NUL or blanks are not isolated."""
+    return digest_of("user", scope.tenant, scope.user)
+
+
+def namespace_tag(scope: Scope) -> str:
+    """The value of the index's `namespace` field."""
+    return digest_of("namespace", scope.tenant, scope.namespace)
+
+
+def session_tag(scope: Scope, session: str) -> str:
+    """The value of the index's `session` field."""
+    return digest_of("session", scope.tenant, scope.user, session)

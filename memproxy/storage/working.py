@@ -1,0 +1,244 @@
+"""Sessions in the store: find and read one in one round trip, append a turn in another.
+
+The log of a session is append-only. Beside it stands an index of fixed-size entries (digest, tokens, flags), so that
+aligning and budgeting a long session reads 24 bytes a message and no bodies.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from memproxy.errors import StoreError
+from memproxy.records import Pin, Scope, SessionKey, StoredMessage
+from memproxy.storage import schema
+from memproxy.storage.connection import translated
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+ENTRY = struct.Struct("<16sIB3x")
+"""One index entry: digest, tokens, flags."""
+
+ANSWER, PARTIAL, USER = 1, 2, 4
+"""Flags of an index entry."""
+
+MAX_PREFIXES = 4
+"""Chain pointers asked for at once: the newest answer's, and a few before it for clients that dropped or edited it."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One message of the log without its body."""
+
+    digest: bytes
+    tokens: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSession:
+    """A session as one request needs it."""
+
+    key: SessionKey
+    length: int
+    """Messages in the log."""
+    tokens: int
+    """Tokens of the whole log."""
+    exact_prefix: int | None
+    """Which of the asked chain pointers names exactly this log (0 is the first); None when none does."""
+    pins: Mapping[int, Pin] = field(default_factory=dict)
+    index: tuple[IndexEntry, ...] = ()
+    """Empty when the chain fits exactly and nothing was cut."""
+    tail: tuple[StoredMessage, ...] = ()
+    """The newest messages; read only when the chain does not fit exactly."""
+    sends_newest: bool = False
+    cut: int = 0
+    """Messages of the log that requests leave out by now."""
+    cut_note: str = ""
+    """The block that stands for what was cut."""
+    summary: str = ""
+    """The rolling summary of what was cut, where the background stage has written one."""
+    instructions: str = ""
+    """Digest of the instructions that were stored for this session."""
+    turns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """All that one recording writes, decided before."""
+
+    key: SessionKey
+    turn_id: str
+    expected_length: int
+    keep: int
+    messages: tuple[StoredMessage, ...]
+    flags: tuple[int, ...]
+    facts: Mapping[str, str]
+    pins: Mapping[int, Pin]
+    queued: bytes
+    """The turn for the queue; empty when nothing is to be learned."""
+    chain: str
+    """Digest of the conversation's chain after this turn; empty when it has no answer."""
+    is_named: bool
+    """The client named the session."""
+    parent: SessionKey | None = None
+    copied: int = 0
+    """Messages of the parent's log that come first."""
+
+
+class SessionStore:
+    """Reads and writes sessions. Every method raises `StoreError` and has the deadline that its caller sets."""
+
+    def __init__(self, redis: "Redis", *, named_ttl_s: float, unnamed_ttl_s: float, receipt_ttl_s: float) -> None:
+        self._redis = redis
+        self._ttls_ms = {True: int(named_ttl_s * 1000), False: int(unnamed_ttl_s * 1000)}
+        self._receipt_ttl_ms = int(receipt_ttl_s * 1000)
+        self._load = redis.register_script(_script("load_session"))
+        self._record = redis.register_script(_script("record_turn"))
+
+    async def load(
+        self, scope: Scope, session: str | None, *, chains: Sequence[str], want_index: bool, tail: int
+    ) -> LoadedSession | None:
+        """The session that the client named or whose chain fits; None when there is none yet.
+
+        `chains` are digests of the conversation's prefixes, the longest first. One round trip.
+        """
+        keys = [schema.chain_key(scope, session, chain) for chain in chains]
+        if session is not None:
+            keys.append(schema.session_key("s", SessionKey(scope, session)))
+        if not keys:
+            return None
+        arguments = ["1" if session is not None else "0", "1" if want_index else "0", tail, ENTRY.size]
+        with translated("reading a session"):
+            reply = await self._load(keys=keys, args=arguments)
+        if not reply:
+            return None
+        with _readable():
+            return _loaded(scope, reply)
+
+    async def record(self, turn: NewTurn) -> bool:
+        """Append the turn; False when the log is no longer as long as expected: align again, then try again."""
+        key, parent = turn.key, turn.parent or turn.key
+        own = [schema.session_key(kind, key) for kind in ("s", "log", "idx", "pin")]
+        source = [schema.session_key(kind, parent) for kind in ("s", "log", "idx", "pin")]
+        named = key.session if turn.is_named else None
+        keys = [
+            *own,
+            schema.chain_key(key.scope, named, turn.chain),
+            schema.queue_key(schema.partition_of(key.scope)),
+            schema.session_key("s", SessionKey(key.scope, key.session)),
+            *source,
+        ]
+        with translated("recording a turn"):
+            reply = await self._record(keys=keys, args=self._record_arguments(turn))
+        return bool(reply[0] != b"conflict")
+
+    def _record_arguments(self, turn: NewTurn) -> list[Any]:
+        base = schema.session_key("s", turn.key).removeprefix("mp:s:")
+        length = turn.keep + len(turn.messages) if turn.parent is None else turn.copied + len(turn.messages)
+        index = b"".join(
+            ENTRY.pack(bytes.fromhex(message.digest), message.tokens, flags)
+            for message, flags in zip(turn.messages, turn.flags, strict=True)
+        )
+        facts = {"turn": turn.turn_id, "length": str(length), **turn.facts}
+        return [
+            turn.expected_length,
+            turn.keep if turn.parent is None else 0,
+            turn.turn_id,
+            index,
+            ENTRY.size,
+            f"{base} {length}" if turn.chain else "",
+            self._ttls_ms[False],
+            turn.queued,
+            self._ttls_ms[turn.is_named],
+            turn.copied,
+            "1" if turn.is_named else "0",
+            len(facts),
+            *(part for item in facts.items() for part in item),
+            len(turn.pins),
+            *(part for place, pin in turn.pins.items() for part in (place, msgspec.json.encode(pin))),
+            *(msgspec.json.encode(message) for message in turn.messages),
+        ]
+
+    async def messages(self, key: SessionKey, first: int, last: int) -> tuple[StoredMessage, ...]:
+        """The messages at positions first..last of the log, both included."""
+        with translated("reading messages"):
+            rows = await self._redis.lrange(schema.session_key("log", key), first, last)
+        with _readable():
+            return tuple(_MESSAGE.decode(row) for row in rows)
+
+    async def keep_instructions(self, key: SessionKey, *, raw: bytes) -> None:
+        """Remember the session's instructions, for requests that come without any."""
+        ttl_ms = self._ttls_ms[True]
+        with translated("storing instructions"):
+            await self._redis.set(schema.session_key("sys", key), raw, px=ttl_ms or None)
+
+    async def instructions(self, key: SessionKey) -> bytes:
+        """The instructions last remembered, a JSON list of messages; empty when there are none."""
+        with translated("reading instructions"):
+            return _as_bytes(await self._redis.get(schema.session_key("sys", key)))
+
+    async def put_receipt(self, tenant: str, request_id: str, receipt: bytes) -> None:
+        """Store what was done to a request. Apart from `record`: its key belongs to the tenant, not to the user."""
+        with translated("storing a receipt"):
+            await self._redis.set(schema.receipt_key(tenant, request_id), receipt, px=self._receipt_ttl_ms)
+
+    async def receipt(self, tenant: str, request_id: str) -> bytes | None:
+        """A request's receipt as JSON, or None."""
+        with translated("reading a receipt"):
+            return _as_bytes(await self._redis.get(schema.receipt_key(tenant, request_id))) or None
+
+    async def secret(self, proposed: bytes) -> bytes:
+        """The installation's secret; `proposed` becomes it when there is none yet."""
+        with translated("reading the credentials' secret"):
+            await self._redis.set(schema.SECRET_KEY, proposed, nx=True)
+            return _as_bytes(await self._redis.get(schema.SECRET_KEY)) or proposed
+
+
+def _as_bytes(value: bytes | str | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""
+
+
+_MESSAGE = msgspec.json.Decoder(StoredMessage)
+_PIN = msgspec.json.Decoder(Pin)
+
+
+class _readable:  # noqa: N801  reads as a verb where it stands
+    """Say `StoreError` where what the store holds can't be understood."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, msgspec.DecodeError | struct.error | UnicodeDecodeError | ValueError | KeyError):
+            raise StoreError(f"The store holds a session in a form that is not understood: {error}") from error
+
+
+def _loaded(scope: Scope, reply: list[Any]) -> LoadedSession:
+    _, matched, value, facts, pins, index, tail = reply
+    fact = {name.decode(): text.decode() for name, text in zip(facts[::2], facts[1::2], strict=True)}
+    length = int(fact["length"])
+    exact = matched > 0 and int(value.split(b" ")[1]) == length
+    return LoadedSession(
+        key=SessionKey(scope, fact["session"], fact.get("thread", "")),
+        length=length,
+        tokens=int(fact.get("tokens", 0)),
+        exact_prefix=matched - 1 if exact else None,
+        pins={int(place): _PIN.decode(raw) for place, raw in zip(pins[::2], pins[1::2], strict=True)},
+        index=tuple(IndexEntry(*entry) for entry in ENTRY.iter_unpack(index)),
+        tail=tuple(_MESSAGE.decode(row) for row in tail),
+        sends_newest=fact.get("sends_newest") == "1",
+        cut=int(fact.get("cut", 0)),
+        cut_note=fact.get("cut_note", ""),
+        summary=fact.get("summary", ""),
+        instructions=fact.get("instructions", ""),
+        turns=int(fact.get("turns", 0)),
+    )
+
+
+def _script(name: str) -> str:
+    return (files("memproxy.storage") / "lua" / f"{name}.lua").read_text("utf-8")

@@ -1,0 +1,388 @@
+"""The chat-completions dialect: read a request, rewrite its messages, read the answer from recorded bytes.
+
+Request bodies are read by decoding once; they are rewritten by splicing, so that every field and every message that
+memproxy does not touch keeps its bytes (number formats, key order, unknown fields). Source of the shapes: OpenAI's API
+reference, "Create chat completion" and its streaming chunks, and what compatible servers add to them.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from memproxy.records import JsonObject
+from memproxy.wire.sse import SseTooLargeError, parse_stream
+
+INSTRUCTION_ROLES = frozenset({"system", "developer"})
+"""Roles whose leading messages are the agent's instructions, not part of the conversation."""
+
+_DECODER = msgspec.json.Decoder()
+_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_ENCODER = msgspec.json.Encoder()
+_CANONICAL = msgspec.json.Encoder(order="sorted")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A request as it was read: the original bytes and what they say."""
+
+    body: bytes
+    fields: JsonObject
+    messages: tuple[JsonObject, ...]
+
+    @property
+    def model(self) -> str:
+        model = self.fields.get("model")
+        return model if isinstance(model, str) else ""
+
+    @property
+    def is_stream(self) -> bool:
+        return self.fields.get("stream") is True
+
+    @property
+    def reply_tokens(self) -> int | None:
+        """The most tokens that the client lets the answer have, if it says so."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            value = self.fields.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+        return None
+
+    @property
+    def instructions(self) -> int:
+        """How many leading messages are the agent's instructions."""
+        count = 0
+        for message in self.messages:
+            if message.get("role") not in INSTRUCTION_ROLES:
+                break
+            count += 1
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model server answered, as far as it was read."""
+
+    message: JsonObject | None
+    """The first choice's message; None when there was none."""
+    finished: bool
+    """The first choice has a finish reason."""
+    usage: JsonObject | None = None
+    error: bool = False
+    """The stream carried an error object."""
+
+
+NO_ANSWER = Answer(message=None, finished=False)
+
+
+def read_request(body: bytes) -> ChatRequest | None:
+    """The request in `body`, or None where it is not one: the model server then says what is wrong with it."""
+    try:
+        fields = _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
+        return None
+    return ChatRequest(body, fields, tuple(messages))
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str)
+
+
+def raw_messages(request: ChatRequest) -> list[bytes]:
+    """Each message's own bytes."""
+    fields = _RAW_OBJECT.decode(request.body)
+    return [bytes(raw) for raw in _RAW_LIST.decode(fields["messages"])]
+
+
+def with_messages(request: ChatRequest, messages: Sequence[bytes]) -> bytes:
+    """The request's bytes with other messages; all other fields keep theirs."""
+    fields = _RAW_OBJECT.decode(request.body)
+    pieces = []
+    for name, raw in fields.items():
+        value = b"[" + b",".join(messages) + b"]" if name == "messages" else bytes(raw)
+        pieces.append(_ENCODER.encode(name) + b":" + value)
+    return b"{" + b",".join(pieces) + b"}"
+
+
+def encode_message(message: JsonObject) -> bytes:
+    """A message as it is sent: the same object always gives the same bytes."""
+    return _ENCODER.encode(message)
+
+
+def with_blocks(raw: bytes, blocks: Sequence[str]) -> bytes:
+    """A message's bytes with text blocks put before its content; its other fields keep their bytes."""
+    fields = _RAW_OBJECT.decode(raw)
+    content = _DECODER.decode(fields["content"]) if "content" in fields else None
+    parts: Any
+    if isinstance(content, list):
+        parts = [{"type": "text", "text": block} for block in blocks]
+        added = _ENCODER.encode(parts)[1:-1]
+        inner = bytes(fields["content"]).strip()[1:-1].strip()
+        new_content = b"[" + added + (b"," + inner if inner else b"") + b"]"
+    else:
+        texts = [*blocks, content] if isinstance(content, str) and content else list(blocks)
+        new_content = _ENCODER.encode("\n\n".join(texts))
+    fields["content"] = msgspec.Raw(new_content)
+    return b"{" + b",".join(_ENCODER.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """The words of a message: its string content or its text parts joined by line ends; nothing else."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    return "\n".join(text for part in content if (text := _part_text(part)))
+
+
+def _part_text(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        return ""
+    text = part.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def with_text(message: JsonObject, text: str) -> JsonObject:
+    """The message with other words; parts that are not text stay behind them."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return {**message, "content": text}
+    others = [part for part in content if not _part_text(part)]
+    return {**message, "content": [{"type": "text", "text": text}, *others] if others else text}
+
+
+def digest(message: Mapping[str, Any]) -> bytes:
+    """16 bytes that are equal for messages which mean the same on the wire.
+
+    Clients send a message back in another form than they received it in: content as a string or as parts, null or
+    empty or absent, other white space around it or inside of arguments, new call ids, output-only fields dropped. None
+    of that counts. Role, words, other parts, calls with their arguments, and a user's name do.
+    """
+    role = message.get("role")
+    hashed = hashlib.blake2b(digest_size=16)
+    hashed.update(b"system" if role in INSTRUCTION_ROLES else str(role).encode("utf-8", "surrogatepass"))
+    hashed.update(b"\0" + _canonical_text(message).encode("utf-8", "surrogatepass"))
+    if role == "user" and isinstance(message.get("name"), str):
+        hashed.update(b"\0name\0" + message["name"].encode("utf-8", "surrogatepass"))
+    content = message.get("content")
+    if isinstance(content, list):
+        for part in content:
+            if not _part_text(part):
+                hashed.update(b"\0part\0" + _CANONICAL.encode(part))
+    for name, arguments in _calls(message):
+        hashed.update(b"\0call\0" + name.encode("utf-8", "surrogatepass") + b"\0" + _canonical_json(arguments))
+    return hashed.digest()
+
+
+def _canonical_text(message: Mapping[str, Any]) -> str:
+    text = message_text(message).strip()
+    refusal = message.get("refusal")
+    return text or (refusal.strip() if isinstance(refusal, str) else "")
+
+
+def _calls(message: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            function = call.get("function") or call.get("custom")
+            if isinstance(function, dict):
+                yield str(function.get("name")), str(function.get("arguments", function.get("input", "")))
+    legacy = message.get("function_call")
+    if isinstance(legacy, dict):
+        yield str(legacy.get("name")), str(legacy.get("arguments", ""))
+
+
+def _canonical_json(text: str) -> bytes:
+    try:
+        return _CANONICAL.encode(_DECODER.decode(text))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return text.strip().encode("utf-8", "surrogatepass")
+
+
+def countable_text(message: Mapping[str, Any]) -> str:
+    """All text of a message that costs tokens: its words and the names and arguments of its calls."""
+    return "\n".join([message_text(message), *(f"{name} {arguments}" for name, arguments in _calls(message))])
+
+
+def call_ids(message: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ids of the tools that an assistant message calls."""
+    calls = message.get("tool_calls")
+    return tuple(str(call.get("id")) for call in calls if isinstance(call, dict)) if isinstance(calls, list) else ()
+
+
+def replayable(message: JsonObject) -> JsonObject:
+    """A stored message as it may be sent again: without fields that servers only send."""
+    kept = {name: value for name, value in message.items() if value is not None or name == "content"}
+    kept.pop("annotations", None)
+    audio = kept.get("audio")
+    if isinstance(audio, dict):
+        kept["audio"] = {"id": audio.get("id")}
+    if not kept.get("tool_calls", True):
+        del kept["tool_calls"]
+    return kept
+
+
+def complete_pairs(messages: Sequence[JsonObject], following: Sequence[JsonObject] = ()) -> list[JsonObject]:
+    """These messages without tool calls that have no results and without results that have no call.
+
+    `following` are the messages that will stand behind them: results there answer calls here. Servers reject a
+    conversation in which either half is missing.
+    """
+    kept: list[JsonObject] = []
+    everything = [*messages, *following]
+    open_ids: set[str] = set()
+    for position, message in enumerate(messages):
+        role = message.get("role")
+        if role == "tool":
+            if message.get("tool_call_id") in open_ids:
+                open_ids.discard(str(message.get("tool_call_id")))
+                kept.append(message)
+            continue
+        open_ids = set()
+        wanted = call_ids(message)
+        if role == "assistant" and wanted:
+            if set(wanted) <= _results_after(everything, position):
+                open_ids = set(wanted)
+                kept.append(message)
+            elif message_text(message).strip():
+                kept.append({name: value for name, value in message.items() if name != "tool_calls"})
+            continue
+        kept.append(message)
+    return kept
+
+
+def _results_after(messages: Sequence[Mapping[str, Any]], position: int) -> set[str]:
+    found = set()
+    for message in messages[position + 1 :]:
+        if message.get("role") != "tool":
+            break
+        found.add(str(message.get("tool_call_id")))
+    return found
+
+
+def read_answer(chunks: Sequence[bytes], *, content_type: str, content_encoding: str) -> Answer:
+    """The answer in a response's recorded bytes; `NO_ANSWER` where it can't be read. Never raises."""
+    body = b"".join(chunks)
+    try:
+        if content_encoding in {"gzip", "deflate", "x-gzip"}:
+            body = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body)
+        if content_type.startswith("text/event-stream"):
+            return _read_stream(body)
+        return _read_object(_DECODER.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error, SseTooLargeError):
+        return NO_ANSWER
+
+
+def _read_object(value: object) -> Answer:
+    if not isinstance(value, dict):
+        return NO_ANSWER
+    choice = _first_choice(value)
+    message = choice.get("message") if choice else None
+    if not isinstance(message, dict):
+        return Answer(None, finished=False, error="error" in value)
+    finished = choice.get("finish_reason") is not None if choice else False
+    return Answer({"role": "assistant", **message}, finished=finished, usage=_usage(value))
+
+
+def _first_choice(value: Mapping[str, Any]) -> JsonObject | None:
+    choices = value.get("choices")
+    if not isinstance(choices, list):
+        return None
+    for choice in choices:
+        if isinstance(choice, dict) and choice.get("index", 0) == 0:
+            return choice
+    return None
+
+
+def _usage(value: Mapping[str, Any]) -> JsonObject | None:
+    usage = value.get("usage")
+    return usage if isinstance(usage, dict) else None
+
+
+def _read_stream(body: bytes) -> Answer:
+    message: JsonObject = {}
+    finished = error = False
+    usage: JsonObject | None = None
+    for event in parse_stream([body]):
+        if event.data == b"[DONE]":
+            break
+        try:
+            value = _DECODER.decode(event.data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        if not isinstance(value, dict):
+            continue
+        error = error or value.get("error") is not None
+        usage = _usage(value) or usage
+        choice = _first_choice(value)
+        if choice is None:
+            continue
+        finished = finished or choice.get("finish_reason") is not None
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            _merge_delta(message, delta)
+    _close_calls(message)
+    whole = {"role": "assistant", **message} if message else None
+    return Answer(whole, finished=finished, usage=usage, error=error)
+
+
+def _merge_delta(message: JsonObject, delta: JsonObject) -> None:
+    """Add a delta to the message: text grows, call fragments join by index, anything else is taken as it comes."""
+    for name, value in delta.items():
+        if name == "tool_calls" and isinstance(value, list):
+            calls = message.setdefault("tool_calls", {})
+            for fragment in value:
+                if isinstance(fragment, dict):
+                    _merge_call(calls.setdefault(fragment.get("index", 0), {}), fragment)
+        else:
+            _merge_value(message, name, value)
+
+
+def _merge_call(call: JsonObject, fragment: JsonObject) -> None:
+    for name, value in fragment.items():
+        if name in {"index", "id", "type"}:
+            if value and name != "index":
+                call[name] = value
+        else:
+            _merge_value(call, name, value)
+
+
+def _merge_value(target: JsonObject, name: str, value: Any) -> None:
+    before = target.get(name)
+    if value is None:
+        target.setdefault(name, None)
+    elif name == "role" or before is None:
+        target[name] = dict(value) if isinstance(value, dict) else value
+    elif isinstance(before, str) and isinstance(value, str):
+        target[name] = before + value
+    elif isinstance(before, list) and isinstance(value, list):
+        target[name] = [*before, *value]
+    elif isinstance(before, dict) and isinstance(value, dict):
+        for inner, inner_value in value.items():
+            _merge_value(before, inner, inner_value)
+    else:
+        target[name] = value
+
+
+def _close_calls(message: JsonObject) -> None:
+    calls = message.get("tool_calls")
+    if isinstance(calls, dict):
+        ordered = [calls[index] for index in sorted(calls, key=lambda index: index if isinstance(index, int) else 0)]
+        message["tool_calls"] = [{"type": "function", **call} for call in ordered]
+
+
+def without_calls(message: JsonObject) -> JsonObject:
+    """The words of a broken-off answer: its calls may be cut in the middle and are dropped."""
+    return {name: value for name, value in message.items() if name not in {"tool_calls", "function_call"}}

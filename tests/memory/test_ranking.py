@@ -1,0 +1,110 @@
+"""Blending, the floor and the tie-break."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memproxy.memory.ranking import Floor, coverage, fuse, newer_first, relevance
+from memproxy.records import MemoryRecord, MemoryType, Scope, ScoredMemory
+
+NOW = datetime(2025, 6, 1, tzinfo=UTC)
+LISTS = st.dictionaries(st.text(max_size=2), st.floats(0, 100), max_size=50)
+COSINES = st.dictionaries(st.text(max_size=2), st.floats(-1, 1), max_size=50)
+
+
+def scored(memory_id: str, score: float, *, age: timedelta) -> ScoredMemory:
+    record = MemoryRecord(memory_id, Scope("t", "alice"), "text", MemoryType.SEMANTIC, NOW - age)
+    return ScoredMemory(record, score, 0.0, 0.0)
+
+
+def test_blend_is_eight_parts_text_and_two_parts_vector() -> None:
+    """The shares were measured."""
+    best, second, third = fuse({"a": 10.0, "b": 5.0}, {"b": 0.6, "c": 0.4, "a": 0.2}, limit=3)
+    assert (best.key, best.score, best.text_score, best.vector_score) == ("a", pytest.approx(0.8), 1.0, 0.2)
+    assert (second.key, second.score, second.text_score) == ("b", pytest.approx(0.4 + 0.2), 0.5)
+    assert (third.key, third.score, third.text_score) == ("c", pytest.approx(0.1), 0.0)
+
+
+def test_what_only_words_found_is_kept() -> None:
+    """An order number is nowhere near anything, and exactly what was asked for."""
+    (only,) = fuse({"a": 3.0}, {}, limit=10)
+    assert (only.score, only.text_score, only.vector_score) == (pytest.approx(0.8), 1.0, 0.0)
+
+
+def test_what_only_meaning_found_is_kept() -> None:
+    (only,) = fuse({}, {"a": 0.3}, limit=10)
+    assert (only.score, only.text_score, only.vector_score) == (pytest.approx(0.2), 0.0, 0.3)
+
+
+def test_a_hit_that_is_not_among_the_nearest_counts_as_the_farthest_of_them() -> None:
+    assert fuse({"a": 1.0}, {"b": 0.5, "c": 0.2}, limit=1)[0].vector_score == 0.2
+
+
+def test_nothing_found_is_nothing() -> None:
+    assert fuse({}, {}, limit=10) == []
+
+
+@given(LISTS, COSINES, st.integers(0, 20), st.floats(0, 1))
+def test_scores_stay_between_0_and_1_and_fall(
+    text: dict[str, float], vector: dict[str, float], limit: int, share: float
+) -> None:
+    """Receipts and clients read them as shares."""
+    fused = fuse(text, vector, limit=limit, text_share=share)
+    scores = [candidate.score for candidate in fused]
+    assert scores == sorted(scores, reverse=True)
+    assert len(fused) == min(limit, len({**text, **vector}))
+    assert all(-1e-9 <= score <= 1 + 1e-9 for score in scores)
+    assert all(0 <= candidate.text_score <= 1 + 1e-9 for candidate in fused)
+
+
+def test_coverage_is_the_weighted_share_of_the_question() -> None:
+    """ "want" says less than "penicillin"."""
+    weights = {"want": 0.4, "penicillin": 1.6}
+    assert coverage(weights, {"penicillin", "allergic"}) == pytest.approx(0.8)
+    assert coverage(weights, {"want"}) == pytest.approx(0.2)
+    assert coverage(weights, set()) == 0.0
+    assert coverage({}, {"x"}) == 0.0
+
+
+def test_a_long_message_needs_no_more_than_six_words_in_common() -> None:
+    """No single memory covers a whole paragraph."""
+    weights = {f"w{number}": 1.0 for number in range(60)}
+    assert coverage(weights, {f"w{number}" for number in range(6)}) == pytest.approx(1.0)
+    assert coverage(weights, set(weights)) == 1.0
+
+
+def test_a_single_vague_word_is_no_question() -> None:
+    """ "Go on" must not bring up every memory that has "on" or "go"."""
+    assert coverage({"want": 0.4}, {"want"}) == pytest.approx(0.4)
+
+
+def test_relevance_counts_similarity_above_what_unrelated_texts_have() -> None:
+    """Models differ: for some, 0.7 is nothing."""
+    assert relevance(0.5, 0.7, unrelated=0.7) == pytest.approx(0.5)
+    assert relevance(0.0, 0.85, unrelated=0.7) == pytest.approx(0.5)
+    assert relevance(0.3, -0.5, unrelated=0.0) == pytest.approx(0.3)
+
+
+def test_the_floor_rises_with_the_number_of_memories() -> None:
+    """Among many memories, some resemble any question."""
+    floor = Floor()
+    thresholds = [floor.threshold(count, MemoryType.SEMANTIC) for count in (0, 1, 8, 30, 100, floor.counted, 10_000)]
+    assert thresholds == sorted(thresholds)
+    assert thresholds[:3] == [floor.few] * 3
+    assert thresholds[-2:] == [pytest.approx(floor.most)] * 2
+
+
+def test_a_raw_message_needs_more_than_an_extracted_fact() -> None:
+    floor = Floor()
+    assert floor.threshold(3, MemoryType.MESSAGE) == floor.few_messages > floor.threshold(3, MemoryType.EPISODIC)
+    assert floor.threshold(9_999, MemoryType.MESSAGE) == floor.most
+
+
+def test_the_newer_of_two_equally_good_goes_first() -> None:
+    """A moved user's newer address is the right one."""
+    old = scored("old", 0.702, age=timedelta(days=300))
+    new = scored("new", 0.699, age=timedelta(days=1))
+    best = scored("best", 0.9, age=timedelta(days=900))
+    assert newer_first([old, new, best]) == [best, new, old]
