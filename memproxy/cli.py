@@ -1,5 +1,6 @@
 """The command `memproxy`."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -8,7 +9,9 @@ from typing import Any
 
 import click as plain_click
 import rich_click as click
+from rich.console import Console
 
+from memproxy.demo.play import play, verdict
 from memproxy.errors import MemproxyError
 from memproxy.server import serve as run_server
 from memproxy.server import work as run_workers
@@ -57,6 +60,15 @@ def serve(**options: Any) -> None:
 def worker(**options: Any) -> None:
     """Run background workers alone."""
     run_workers(_started(options))
+
+
+@cli.command()
+def demo() -> None:
+    """Show what memory does: no key, no network, nothing left behind."""
+    configure_logging("warning")
+    console = Console()
+    missing = asyncio.run(play(console))
+    sys.exit(verdict(console, missing))
 
 
 def _started(options: dict[str, Any]) -> Settings:

@@ -118,7 +118,7 @@ class LocalEmbedder:
 
     def _summed(self, text: str) -> Vector:
         """wordllama's own `embed` tokenises in a thread pool of its own and pads; one text at a time needs neither."""
-        ids = self._tokenizer.encode(_encodable(text), add_special_tokens=False).ids
+        ids = self._tokenizer.encode(_encodable(text).strip(), add_special_tokens=False).ids
         summed: Vector = self._weights[ids].sum(axis=0)
         return summed
 

@@ -5,17 +5,21 @@ import logging
 import multiprocessing
 import signal
 import socket
-import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 
 import uvicorn
 import uvloop
+from typing_extensions import override
 
-from memproxy.app import create_app, open_upstream
+from memproxy.app import App, create_app, open_upstream
+from memproxy.clock import Clock
 from memproxy.errors import MemproxyError
-from memproxy.services import open_services
+from memproxy.services import Services, open_services
 from memproxy.settings import Settings
+from memproxy.storage.embedded import EmbeddedStore
 from memproxy.telemetry import configure_logging
 from memproxy.worker.process import running_workers
 
@@ -24,6 +28,8 @@ log = logging.getLogger(__name__)
 SUPERVISION_S = 0.5
 """How often the serving processes are looked after."""
 
+START_POLL_S = 0.01
+
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep idle connections, so that they and not we close them."""
 
@@ -31,37 +37,46 @@ KEEP_ALIVE_S = 75
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; with several workers, one process each on the same socket."""
     listening = _bound(settings)
+    for line in start_up_lines(settings):
+        log.info("%s", line)
     if settings.workers == 1:
         serve_process(settings, sockets=[listening])
     else:
-        _supervise(settings, listening)
+        uvloop.run(_supervise(settings, listening))
 
 
-def _supervise(settings: Settings, listening: socket.socket) -> None:
-    """Keep the serving processes running: one that dies is started again."""
+async def _supervise(settings: Settings, listening: socket.socket) -> None:
+    """Keep the serving processes running, and the embedded store for all of them: what dies is started again."""
     context = multiprocessing.get_context("spawn")
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
+    stopped = asyncio.Event()
+    _on_signals(stopped.set)
 
     def start() -> SpawnProcess:
         process = context.Process(target=serve_process, args=(settings, [listening]), name="memproxy serve")
         process.start()
         return process
 
-    running = [start() for _ in range(settings.workers)]
-    while not stopped.wait(SUPERVISION_S):
-        for place, process in enumerate(running):
-            if not process.is_alive():
-                log.error("serving process %s ended with %s; starting another", process.pid, process.exitcode)
-                running[place] = start()
-    for process in running:
-        process.terminate()
-    for process in running:
-        process.join()
+    async with nullcontext() if settings.redis_url else EmbeddedStore(settings.data_dir):
+        running = [start() for _ in range(settings.workers)]
+        while not await _is_set_within(stopped, SUPERVISION_S):
+            for place, process in enumerate(running):
+                if not process.is_alive():
+                    log.error("serving process %s ended with %s; starting another", process.pid, process.exitcode)
+                    running[place] = start()
+        for process in running:
+            process.terminate()
+        for process in running:
+            await asyncio.to_thread(process.join)
 
 
-def serve_process(settings: Settings, sockets: list[socket.socket] | None = None) -> None:
+async def _is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    return event.is_set()
+
+
+def serve_process(settings: Settings, sockets: list[socket.socket]) -> None:
     """One serving process."""
     configure_logging(settings.log_level)
     uvloop.run(_serve(settings, sockets))
@@ -72,19 +87,59 @@ def work(settings: Settings) -> None:
     uvloop.run(_work(settings))
 
 
-async def _serve(settings: Settings, sockets: list[socket.socket] | None) -> None:
-    # uvicorn raises the signal that ended it once more when it is done; with a handler of our own, closing goes on.
-    _on_signals(lambda: None)
-    async with open_services(settings) as services, open_upstream(services) as upstream:
+async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
+    stopped = asyncio.Event()
+    _on_signals(stopped.set)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # killed, it can't end us: without it nobody would, and the port stayed taken
+        asyncio.get_running_loop().add_reader(parent.sentinel, stopped.set)
+    async with running(settings, sockets=sockets) as instance:
+        await instance.until(stopped)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: a signal ends the process's other parts as well."""
+
+    @override
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A memproxy that serves."""
+
+    services: Services
+    app: App
+    task: "asyncio.Task[None]"
+    """Ends when the server does."""
+
+    async def until(self, stopped: asyncio.Event) -> None:
+        """Wait until told to stop, or until the server ended by itself."""
+        waiting = self.services.tasks.spawn(stopped.wait(), name="wait for the signal to stop")
+        await asyncio.wait([waiting, self.task], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, sockets: list[socket.socket], clock: Clock | None = None
+) -> AsyncIterator[Instance]:
+    """Serve on these sockets while inside; leaving lets open requests finish and records what they left."""
+    async with open_services(settings, clock=clock) as services, open_upstream(services) as upstream:
         app = create_app(services, upstream)
-        server = uvicorn.Server(_config(settings, app=app))
-        for line in start_up_lines(settings):
-            log.info("%s", line)
-        if settings.run_worker:
-            async with running_workers(services):
-                await server.serve(sockets=sockets)
-        else:
-            await server.serve(sockets=sockets)
+        server = Server(_config(settings, app))
+        async with running_workers(services) if settings.run_worker else nullcontext():
+            task = services.tasks.spawn(server.serve(sockets=sockets), name="HTTP server")
+            try:
+                while not server.started and not task.done():  # noqa: ASYNC110  uvicorn has no event for it
+                    await asyncio.sleep(START_POLL_S)
+                yield Instance(services, app, task)
+            finally:
+                app.is_draining = True
+                server.should_exit = True
+                await asyncio.wait([task])
 
 
 async def _work(settings: Settings) -> None:
@@ -118,14 +173,15 @@ def _bound(settings: Settings) -> socket.socket:
     return listening
 
 
-def _config(settings: Settings, *, app: object) -> uvicorn.Config:
+def _config(settings: Settings, app: App) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]  # any ASGI callable
+        app,
         http="httptools",
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         backlog=2048,

@@ -102,7 +102,9 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
                 await _prepare(services, store)
         except (StoreUnavailableError, TimeoutError) as error:
             log.warning("starting without memory, the store does not answer yet: %s", error)
-            tasks.start(_prepare_when_there(services, store), name="prepare the store")
+            waiting = Tasks()
+            stack.push_async_callback(waiting.drain, 0)
+            waiting.start(_prepare_when_there(services, store), name="prepare the store")
         stack.push_async_callback(tasks.drain, settings.shutdown_grace_s)
         yield services
 

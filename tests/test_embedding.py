@@ -53,7 +53,7 @@ async def test_the_nearer_text_is_nearer(local: LocalEmbedder) -> None:
     assert query @ food > query @ hike
 
 
-async def test_vectors_equal_wordllamas_own(local: LocalEmbedder) -> None:
+def test_vectors_equal_wordllamas_own(local: LocalEmbedder) -> None:
     """Texts are pooled here one by one, and must land where the model's authors put them."""
     texts = ["Alice lives in Lisbon.", "naïve café, 日本語"]
     code = (
@@ -64,7 +64,7 @@ async def test_vectors_equal_wordllamas_own(local: LocalEmbedder) -> None:
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     theirs = np.frombuffer(output, np.float32).reshape(2, -1)
-    assert np.allclose(await local.embed_documents(texts), theirs, atol=1e-5)
+    assert np.allclose(asyncio.run(local.embed_documents(texts)), theirs, atol=1e-5)
 
 
 def test_loading_is_silent_and_leaves_logging_alone() -> None:

@@ -99,6 +99,11 @@ class Recorder:
         """Exchanges that wait for the store."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is being recorded or waits to be."""
+        return not self._waiting and not self._pending
+
     def submit(self, exchange: Exchange, *, marks: Sequence[str]) -> None:
         """Record the exchange in the background. `marks` are what `settled` can be asked for."""
         before = [self._pending[mark] for mark in marks if mark in self._pending]

@@ -9,7 +9,7 @@ What the query engine must not be sent, measured on RediSearch 2.10.5:
 - `@user:{u} (a|b)` alone scores wrongly: after a jump to the user's next document the union counts only its first
   matching term. So the union only selects (`$weight: 0`), and every term scores by itself as an optional one.
 - `@user:{u}` adds the rarity of the *user* to each score, 9 in a large store, which drowns differences between texts
-  when scores are compared with the best one. A tag named twice makes a union, and a union's weight can be 0.
+  when scores are compared with the best one. A tag named twice makes a union, and a union's weight can be 0; so does a single term.
 - a stop word inside a parenthesis crashes the server: the index has no stop words, and terms hold none.
 - dialect 4 together with scores crashes it too: dialect 2.
 """
@@ -105,7 +105,7 @@ def everything_of_user(scope: Scope) -> str:
 
 def text_search(index: str, selected: str, terms: Sequence[str], *, limit: int) -> list[Argument]:
     """`FT.SEARCH` for the best `limit` by BM25; `terms` not empty. The reply is read by `read_scores`."""
-    union = "|".join(terms)
+    union = "|".join(terms if len(terms) > 1 else [*terms, *terms])
     optional = " ".join(f"~{term}" for term in terms)
     query = f"{selected} ({union})=>{{$weight: 0}} {optional}"
     order: list[Argument] = ["VERBATIM", "SCORER", "BM25STD", "WITHSCORES", "NOCONTENT"]

@@ -211,7 +211,7 @@ class TurnQueue:
     @asynccontextmanager
     async def _deadline(self, doing: str, *, extra_s: float = 0.0) -> AsyncIterator[None]:
         with translated(doing):
-            async with asyncio.timeout(self._deadline_s + extra_s):
+            async with asyncio.timeout(self._deadline_s + extra_s), _cancellable():
                 yield
 
     async def _create_groups(self) -> None:
@@ -344,3 +344,17 @@ def _block_limit_s(redis: Redis) -> float:
     """Half of the client's socket timeout: a longer wait would look like a store that does not answer."""
     timeout_s = redis.connection_pool.connection_kwargs.get("socket_timeout", 5.0)  # 5 s is redis-py's default
     return float("inf") if timeout_s is None else timeout_s / 2
+
+
+@asynccontextmanager
+async def _cancellable() -> AsyncIterator[None]:
+    """Raise CancelledError at the end of the block if the task was cancelled in it and the block took no notice.
+
+    redis-py sends under `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes just when the
+    bytes have gone out (https://github.com/python/cpython/issues/81839). Remove with the support for 3.11.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memproxy.memory.ranking import Floor, coverage, fuse, newer_first, relevance
+from memproxy.memory.ranking import Floor, Fused, coverage, fuse, newer_first, relevance
 from memproxy.records import MemoryRecord, MemoryType, Scope, ScoredMemory
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -19,23 +19,28 @@ def scored(memory_id: str, score: float, *, age: timedelta) -> ScoredMemory:
     return ScoredMemory(record, score, 0.0, 0.0)
 
 
+def numbers(candidate: Fused) -> tuple[float, float, float]:
+    return candidate.score, candidate.text_score, candidate.vector_score
+
+
 def test_blend_is_eight_parts_text_and_two_parts_vector() -> None:
     """The shares were measured."""
     best, second, third = fuse({"a": 10.0, "b": 5.0}, {"b": 0.6, "c": 0.4, "a": 0.2}, limit=3)
-    assert (best.key, best.score, best.text_score, best.vector_score) == ("a", pytest.approx(0.8), 1.0, 0.2)
-    assert (second.key, second.score, second.text_score) == ("b", pytest.approx(0.4 + 0.2), 0.5)
-    assert (third.key, third.score, third.text_score) == ("c", pytest.approx(0.1), 0.0)
+    assert [candidate.key for candidate in (best, second, third)] == ["a", "b", "c"]
+    assert numbers(best) == pytest.approx((0.8, 1.0, 0.2))
+    assert numbers(second) == pytest.approx((0.4 + 0.2, 0.5, 0.6))
+    assert numbers(third) == pytest.approx((0.1, 0.0, 0.4))
 
 
 def test_what_only_words_found_is_kept() -> None:
     """An order number is nowhere near anything, and exactly what was asked for."""
     (only,) = fuse({"a": 3.0}, {}, limit=10)
-    assert (only.score, only.text_score, only.vector_score) == (pytest.approx(0.8), 1.0, 0.0)
+    assert numbers(only) == pytest.approx((0.8, 1.0, 0.0))
 
 
 def test_what_only_meaning_found_is_kept() -> None:
     (only,) = fuse({}, {"a": 0.3}, limit=10)
-    assert (only.score, only.text_score, only.vector_score) == (pytest.approx(0.2), 0.0, 0.3)
+    assert numbers(only) == pytest.approx((0.2, 0.0, 0.3))
 
 
 def test_a_hit_that_is_not_among_the_nearest_counts_as_the_farthest_of_them() -> None:

@@ -319,3 +319,15 @@ async def test_a_store_that_hangs_is_given_up(redis: Redis) -> None:
     with pytest.raises(StoreUnavailableError):
         await queue.depth()
     await other.ping()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_call_can_be_cancelled_at_any_moment(queue: TurnQueue, steps: int) -> None:
+    """A worker that is told to end ends; the client under it drops some cancellations."""
+    task = asyncio.get_running_loop().create_task(queue.claim("one", 10, 30.0))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=2.0)
+    assert done
+    assert task.cancelled()
