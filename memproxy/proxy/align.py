@@ -83,28 +83,39 @@ def align(
     common = _common_prefix(stored, incoming)
     if common == len(stored):
         return _at_offset(Shape.WHOLE, incoming, head=0, run=common)
-    if common and not _is_repetition(stored, incoming, sends_newest=sends_newest):
+    end, overlap = _tail_overlap(stored, incoming)
+    start, run = _longest_run(stored, incoming)
+    if common >= max(overlap, run, 1) and not _is_repetition(stored, incoming, sends_newest=sends_newest):
         return _edited(stored, incoming, head=0, run=common)
+    if overlap and overlap >= run:
+        return _at_offset(Shape.WINDOW, incoming, head=end - overlap, run=overlap)
+    if run:
+        return _edited(stored, incoming, head=start, run=run)
     return _without_common_start(stored, incoming)
 
 
 def _without_common_start(stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:
-    finished = finished_length(stored)
-    ends = [len(stored)] + [end for end in (_without_partial(stored), finished) if end != len(stored)]
-    for end in ends:
+    if not any(entry.is_answer for entry in incoming):
+        return _at_offset(Shape.NEWEST, incoming, head=len(stored), run=0)
+    for end in _ends(stored):
+        offset, run = _tail_inside(stored[:end], incoming)
+        if run:
+            return _compacted(incoming, keep=end, offset=offset, run=run)
+    return _branch(Shape.FOREIGN, stored, incoming, head=0, run=0)
+
+
+def _tail_overlap(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[int, int]:
+    """The longest tail of `stored` that is a head of `incoming`: (where it ends, length)."""
+    for end in _ends(stored):
         overlap = _overlap(stored[:end], incoming)
         if overlap:
-            return _at_offset(Shape.WINDOW, incoming, head=end - overlap, run=overlap)
-    has_answer = any(entry.is_answer for entry in incoming)
-    if not has_answer:
-        return _at_offset(Shape.NEWEST, incoming, head=len(stored), run=0)
-    start, run = _longest_run(stored, incoming)
-    if run:
-        return _edited(stored, incoming, head=start, run=run)
-    offset, run = _tail_inside(stored, incoming)
-    if run:
-        return _compacted(stored, incoming, offset=offset, run=run)
-    return _branch(Shape.FOREIGN, stored, incoming, head=0, run=0)
+            return end, overlap
+    return len(stored), 0
+
+
+def _ends(stored: Sequence[Entry]) -> list[int]:
+    """Where the log may end for the client, who need not have kept what is unfinished."""
+    return list(dict.fromkeys([len(stored), _without_partial(stored), finished_length(stored)]))
 
 
 def finished_length(stored: Sequence[Entry]) -> int:
@@ -156,12 +167,12 @@ def _branch(shape: Shape, stored: Sequence[Entry], incoming: Sequence[Entry], *,
     return Alignment(shape, head=head, keep=head + run, branches=True, positions=positions, known=known)
 
 
-def _compacted(stored: Sequence[Entry], incoming: Sequence[Entry], *, offset: int, run: int) -> Alignment:
+def _compacted(incoming: Sequence[Entry], *, keep: int, offset: int, run: int) -> Alignment:
     """The client replaced older messages by its own account of them: that account is not part of the conversation."""
-    base = len(stored) - run - offset
+    base = keep - run - offset
     positions = tuple(None if index < offset else base + index for index in range(len(incoming)))
     known = tuple(index < offset + run for index in range(len(incoming)))
-    return Alignment(Shape.COMPACTED, head=0, keep=len(stored), branches=False, positions=positions, known=known)
+    return Alignment(Shape.COMPACTED, head=0, keep=keep, branches=False, positions=positions, known=known)
 
 
 def _seen(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[bool, ...]:
@@ -204,6 +215,8 @@ def _failure(pattern: Sequence[Entry]) -> list[int]:
 
 def _longest_run(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[int, int]:
     """Where in `stored` the longest head of `incoming` stands that holds a message and its answer: (start, length)."""
+    if not incoming:
+        return 0, 0
     failure = _failure(incoming)
     state, best, best_end = 0, 0, 0
     for index, entry in enumerate(stored):

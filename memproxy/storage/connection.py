@@ -35,6 +35,7 @@ def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> R
         url,
         protocol=2,
         decode_responses=False,
+        socket_timeout=None,  # deadlines are the callers'; this one swallows cancellations on Python 3.11
         socket_connect_timeout=connect_timeout_s,
         max_connections=max_connections,
         retry=Retry(NoBackoff(), 0),

@@ -11,6 +11,7 @@ the next one works. Redis' own words are not passed on, since they may quote the
 """
 
 import asyncio
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -232,14 +233,14 @@ class LongTermStore:
 
     async def _create_index(self) -> None:
         try:
-            with _unwrapped(), translated("making the index of memories"):
+            with translated("making the index of memories"), _unwrapped():
                 await self._index.create(overwrite=False)
         except StoreError as error:
             if "already exists" not in str(error):  # another process was faster
                 raise
 
     async def _is_indexing(self) -> bool:
-        with _unwrapped(), translated("looking at the index of memories"):
+        with translated("looking at the index of memories"), _unwrapped():
             info = await self._index.info()
         return bool(int(info["indexing"]))
 
@@ -260,7 +261,7 @@ class LongTermStore:
         record = memory.record
         scope = record.scope
         fields: dict[str, str | bytes] = {
-            "record": msgspec.json.encode(record),
+            "record": _as_json(record),
             "user": schema.user_tag(scope),
             "namespace": schema.namespace_tag(scope),
             "type": record.type.value,
@@ -290,6 +291,13 @@ class LongTermStore:
             raise StoreError("A stored memory can't be read; was it written by a newer memproxy?") from error
         first = datetime.fromtimestamp(float(created_at), UTC)
         return FoundMemory(replace(record, created_at=first), frozenset(f"{text.decode()} {context.decode()}".split()))
+
+
+def _as_json(record: MemoryRecord) -> bytes:
+    try:
+        return msgspec.json.encode(record)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can bring and UTF-8 can't hold
+        return json.dumps(msgspec.to_builtins(record), ensure_ascii=False).encode("utf-8", "replace")
 
 
 @contextmanager

@@ -348,7 +348,7 @@ def _block_limit_s(redis: Redis) -> float:
 
 @asynccontextmanager
 async def _cancellable() -> AsyncIterator[None]:
-    """Raise CancelledError at the end of the block if the task was cancelled in it and the block took no notice.
+    """Raise CancelledError, late but surely, if the task was cancelled in the block and the block took no notice.
 
     redis-py sends under `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes just when the
     bytes have gone out (https://github.com/python/cpython/issues/81839). Remove with the support for 3.11.

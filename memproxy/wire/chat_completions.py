@@ -6,7 +6,9 @@ reference, "Create chat completion" and its streaming chunks, and what compatibl
 """
 
 import hashlib
+import math
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,9 @@ _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
 _CANONICAL = msgspec.json.Encoder(order="sorted")
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""How far a compressed answer is unpacked for reading: a few KB can stand for gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +151,13 @@ def message_text(message: Mapping[str, Any]) -> str:
 
 
 def _part_text(part: object) -> str:
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict):
-        return ""
-    text = part.get("text")
+    text = part.get("text") if isinstance(part, dict) else part
     return text if isinstance(text, str) else ""
+
+
+def _is_words(part: object) -> bool:
+    """The part is text, be it empty."""
+    return isinstance(part.get("text") if isinstance(part, dict) else part, str)
 
 
 def with_text(message: JsonObject, text: str) -> JsonObject:
@@ -159,7 +165,7 @@ def with_text(message: JsonObject, text: str) -> JsonObject:
     content = message.get("content")
     if not isinstance(content, list):
         return {**message, "content": text}
-    others = [part for part in content if not _part_text(part)]
+    others = [part for part in content if not _is_words(part)]
     return {**message, "content": [{"type": "text", "text": text}, *others] if others else text}
 
 
@@ -170,20 +176,21 @@ def digest(message: Mapping[str, Any]) -> bytes:
     empty or absent, other white space around it or inside of arguments, new call ids, output-only fields dropped. None
     of that counts. Role, words, other parts, calls with their arguments, and a user's name do.
     """
-    role = message.get("role")
-    hashed = hashlib.blake2b(digest_size=16)
-    hashed.update(b"system" if role in INSTRUCTION_ROLES else str(role).encode("utf-8", "surrogatepass"))
-    hashed.update(b"\0" + _canonical_text(message).encode("utf-8", "surrogatepass"))
-    if role == "user" and isinstance(message.get("name"), str):
-        hashed.update(b"\0name\0" + message["name"].encode("utf-8", "surrogatepass"))
-    content = message.get("content")
-    if isinstance(content, list):
-        for part in content:
-            if not _part_text(part):
-                hashed.update(b"\0part\0" + _CANONICAL.encode(part))
-    for name, arguments in _calls(message):
-        hashed.update(b"\0call\0" + name.encode("utf-8", "surrogatepass") + b"\0" + _canonical_json(arguments))
-    return hashed.digest()
+    role, name, content = message.get("role"), message.get("name"), message.get("content")
+    pieces = [b"system" if role in INSTRUCTION_ROLES else _utf8(str(role)), _utf8(_canonical_text(message))]
+    if role == "user" and isinstance(name, str):
+        pieces += [b"name", _utf8(name)]
+    for part in content if isinstance(content, list) else ():
+        if not _is_words(part):
+            pieces += [b"part", _CANONICAL.encode(part)]
+    for called, arguments in _calls(message):
+        pieces += [b"call", _utf8(called), _canonical_arguments(arguments)]
+    framed = b"".join(b"%d:" % len(piece) + piece for piece in pieces)
+    return hashlib.blake2b(framed, digest_size=16).digest()
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _canonical_text(message: Mapping[str, Any]) -> str:
@@ -198,17 +205,35 @@ def _calls(message: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         if isinstance(call, dict):
             function = call.get("function") or call.get("custom")
             if isinstance(function, dict):
-                yield str(function.get("name")), str(function.get("arguments", function.get("input", "")))
+                yield str(function.get("name")), _arguments(function.get("arguments", function.get("input")))
     legacy = message.get("function_call")
     if isinstance(legacy, dict):
-        yield str(legacy.get("name")), str(legacy.get("arguments", ""))
+        yield str(legacy.get("name")), _arguments(legacy.get("arguments"))
 
 
-def _canonical_json(text: str) -> bytes:
+def _arguments(value: object) -> str:
+    """Arguments as text; some servers and clients send them as an object, or none."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else _ENCODER.encode(value).decode()
+
+
+def _canonical_arguments(text: str) -> bytes:
+    """Equal for equal arguments: none is an empty object, and 1.0 is 1, as clients in JavaScript write it."""
     try:
-        return _CANONICAL.encode(_DECODER.decode(text))
+        return _CANONICAL.encode(_ARGUMENTS.decode(text.strip() or "{}"))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return text.strip().encode("utf-8", "surrogatepass")
+        return _utf8(text.strip())
+
+
+def _number(text: str) -> int | float | str:
+    value = float(text)
+    if math.isinf(value):
+        return text
+    return int(value) if value.is_integer() else value
+
+
+_ARGUMENTS = msgspec.json.Decoder(float_hook=_number)
 
 
 def countable_text(message: Mapping[str, Any]) -> str:
@@ -242,19 +267,20 @@ def complete_pairs(messages: Sequence[JsonObject], following: Sequence[JsonObjec
     """
     kept: list[JsonObject] = []
     everything = [*messages, *following]
-    open_ids: set[str] = set()
+    open_calls: Counter[str] = Counter()
     for position, message in enumerate(messages):
         role = message.get("role")
         if role == "tool":
-            if message.get("tool_call_id") in open_ids:
-                open_ids.discard(str(message.get("tool_call_id")))
+            answered = str(message.get("tool_call_id"))
+            if open_calls[answered] > 0:
+                open_calls[answered] -= 1
                 kept.append(message)
             continue
-        open_ids = set()
+        open_calls = Counter()
         wanted = call_ids(message)
         if role == "assistant" and wanted:
             if set(wanted) <= _results_after(everything, position):
-                open_ids = set(wanted)
+                open_calls = Counter(wanted)
                 kept.append(message)
             elif message_text(message).strip():
                 kept.append({name: value for name, value in message.items() if name != "tool_calls"})
@@ -276,9 +302,9 @@ def read_answer(chunks: Sequence[bytes], *, content_type: str, content_encoding:
     """The answer in a response's recorded bytes; `NO_ANSWER` where it can't be read. Never raises."""
     body = b"".join(chunks)
     try:
-        if content_encoding in {"gzip", "deflate", "x-gzip"}:
-            body = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body)
-        if content_type.startswith("text/event-stream"):
+        if content_encoding.lower() in {"gzip", "deflate", "x-gzip"}:
+            body = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_ANSWER_BYTES)
+        if content_type.lower().startswith("text/event-stream"):
             return _read_stream(body)
         return _read_object(_DECODER.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error, SseTooLargeError):
@@ -339,23 +365,33 @@ def _read_stream(body: bytes) -> Answer:
 
 
 def _merge_delta(message: JsonObject, delta: JsonObject) -> None:
-    """Add a delta to the message: text grows, call fragments join by index, anything else is taken as it comes."""
+    """Add a delta to the message: text grows, fragments of calls join, anything else is taken as it comes."""
     for name, value in delta.items():
-        if name == "tool_calls" and isinstance(value, list):
-            calls = message.setdefault("tool_calls", {})
+        if name != "tool_calls":
+            _merge_value(message, name, value)
+        elif isinstance(value, list):  # null on every chunk is common, too
+            calls = message.setdefault(name, [])
             for fragment in value:
                 if isinstance(fragment, dict):
-                    _merge_call(calls.setdefault(fragment.get("index", 0), {}), fragment)
-        else:
-            _merge_value(message, name, value)
+                    _merge_call(_call_of(fragment, calls), fragment)
+
+
+def _call_of(fragment: JsonObject, calls: list[JsonObject]) -> JsonObject:
+    """The call that a fragment continues, or a new one: index and id tell, and some servers send only one of them."""
+    index, name = fragment.get("index"), fragment.get("id")
+    for call in reversed(calls):
+        if call["index"] == index and (not name or call.get("id", name) == name):
+            return call
+    calls.append({"index": index})
+    return calls[-1]
 
 
 def _merge_call(call: JsonObject, fragment: JsonObject) -> None:
     for name, value in fragment.items():
-        if name in {"index", "id", "type"}:
-            if value and name != "index":
+        if name in {"id", "type"}:
+            if value:
                 call[name] = value
-        else:
+        elif name != "index":
             _merge_value(call, name, value)
 
 
@@ -377,10 +413,12 @@ def _merge_value(target: JsonObject, name: str, value: Any) -> None:
 
 
 def _close_calls(message: JsonObject) -> None:
-    calls = message.get("tool_calls")
-    if isinstance(calls, dict):
-        ordered = [calls[index] for index in sorted(calls, key=lambda index: index if isinstance(index, int) else 0)]
-        message["tool_calls"] = [{"type": "function", **call} for call in ordered]
+    """Put the calls into their order and form; without any, the field goes."""
+    calls = message.pop("tool_calls", [])
+    ordered = sorted(calls, key=lambda call: call["index"] if isinstance(call["index"], int) else 0)
+    if ordered:
+        whole = [{name: value for name, value in call.items() if name != "index"} for call in ordered]
+        message["tool_calls"] = [{"type": "function", **call} for call in whole]
 
 
 def without_calls(message: JsonObject) -> JsonObject:

@@ -11,7 +11,7 @@ from memproxy.services import Services
 from memproxy.worker.jobs import jobs
 from memproxy.worker.runner import Limits, Worker
 
-BLOCK_S = 1.0
+BLOCK_S = 0.25
 """One look into an empty queue; stopping waits for it."""
 
 
