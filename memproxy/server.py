@@ -116,6 +116,13 @@ class Instance:
     task: "asyncio.Task[None]"
     """Ends when the server does."""
 
+    async def is_quiet(self) -> bool:
+        """Everything said so far is recorded and learned from. Raises StoreError."""
+        if not self.app.recorder.is_idle:  # asked first: what is being recorded is queued when it is done
+            return False
+        depths = [await queue.depth() for queue in self.services.queues.values()]
+        return not any(depth.waiting + depth.pending for depth in depths)
+
     async def until(self, stopped: asyncio.Event) -> None:
         """Wait until told to stop, or until the server ended by itself."""
         waiting = self.services.tasks.spawn(stopped.wait(), name="wait for the signal to stop")

@@ -144,12 +144,8 @@ def _messages(received: ModelRequest) -> str:
 
 async def _learned(stage: Stage) -> None:
     """Wait until the background worker has learned from everything said so far."""
-    queues = stage.instance.services.queues.values()
     async with asyncio.timeout(LEARN_DEADLINE_S):
-        while True:
-            depths = [await queue.depth() for queue in queues]
-            if stage.instance.app.recorder.is_idle and not any(depth.waiting + depth.pending for depth in depths):
-                return
+        while not await stage.instance.is_quiet():
             await asyncio.sleep(POLL_S)
 
 

@@ -45,14 +45,14 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """How relevant a memory must be to be told. Chosen on five conversations and 33 short messages (`make bench`)."""
+    """How relevant a memory must be to be told. Chosen on five conversations and 63 messages (`bench/retrieval.py`)."""
 
     few: float = 0.2
     """For `few_memories` or less. At 0.15 coincidences get in, at 0.25 nearly half of the relevant ones stay out."""
     few_memories: int = 8
     few_messages: float = 0.4
     """The least for a raw message of a conversation: it talks about more than it says, and resembles more by chance.
-    At 0.4, 98 % of what answers a question among ten messages is told, at 0.2 twice as much that does not."""
+    At 0.4, 98 % of what answers a question among ten messages is told, at 0.23 twice as much that does not."""
     slope: float = 0.15
     """Added each time the number of memories grows by e: what the best of so many unrelated ones reaches by chance."""
     most: float = 0.75

@@ -21,6 +21,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+MAX_UNFINISHED = 12
+"""Messages at the log's end, unanswered or broken off, of which a client may have kept some; each costs one more look
+at the log."""
+
 
 class Shape(enum.StrEnum):
     """How the client's messages relate to the stored ones."""
@@ -91,10 +95,10 @@ def align(
         return _at_offset(Shape.WINDOW, incoming, head=end - overlap, run=overlap)
     if run:
         return _edited(stored, incoming, head=start, run=run)
-    return _without_common_start(stored, incoming)
+    return _unmatched(stored, incoming)
 
 
-def _without_common_start(stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:
+def _unmatched(stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:
     if not any(entry.is_answer for entry in incoming):
         return _at_offset(Shape.NEWEST, incoming, head=len(stored), run=0)
     for end in _ends(stored):
@@ -105,17 +109,21 @@ def _without_common_start(stored: Sequence[Entry], incoming: Sequence[Entry]) ->
 
 
 def _tail_overlap(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[int, int]:
-    """The longest tail of `stored` that is a head of `incoming`: (where it ends, length)."""
+    """The longest tail of `stored` that is a head of `incoming`: (where it ends, length).
+
+    A lone message is looked for at the end only: further back it is rather a new one with the same words.
+    """
     for end in _ends(stored):
         overlap = _overlap(stored[:end], incoming)
-        if overlap:
+        if overlap and (overlap < len(incoming) or end >= _without_partial(stored)):
             return end, overlap
     return len(stored), 0
 
 
 def _ends(stored: Sequence[Entry]) -> list[int]:
-    """Where the log may end for the client, who need not have kept what is unfinished."""
-    return list(dict.fromkeys([len(stored), _without_partial(stored), finished_length(stored)]))
+    """Where the log may end for the client, who may have kept all, some or nothing of what is unfinished."""
+    finished = finished_length(stored)
+    return [*range(len(stored), max(finished, len(stored) - MAX_UNFINISHED), -1), finished]
 
 
 def finished_length(stored: Sequence[Entry]) -> int:
@@ -215,7 +223,7 @@ def _failure(pattern: Sequence[Entry]) -> list[int]:
 
 def _longest_run(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[int, int]:
     """Where in `stored` the longest head of `incoming` stands that holds a message and its answer: (start, length)."""
-    if not incoming:
+    if not any(entry.is_answer for entry in incoming):
         return 0, 0
     failure = _failure(incoming)
     state, best, best_end = 0, 0, 0

@@ -12,10 +12,14 @@ import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import quote_from_bytes
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpResponseStream
+from typing_extensions import override
+from yarl import URL
 
 from memproxy.errors import UpstreamBrokenError, UpstreamConnectError, UpstreamError, UpstreamTimeoutError
 
@@ -73,6 +77,30 @@ class UpstreamResponse:
         await self._response.aclose()
 
 
+class ExactTransport(AiohttpTransport):
+    """The aiohttp-backed transport with URLs and headers as they are: its own way through `yarl` and a mapping decodes
+    what was percent-encoded in a query, and joins repeated headers."""
+
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        timeout = request.extensions["timeout"]
+        response = await self.client.request(
+            request.method,
+            URL(request.extensions["url"], encoded=True),
+            headers=[
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.extensions["headers"]
+            ],
+            data=request.extensions["body"] or None,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(sock_connect=timeout["connect"], sock_read=timeout["read"]),
+        )
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response), request=request
+        )
+
+
 class Upstream:
     """The model server behind `base_url`, which ends in `/v1` or whatever the provider uses in its place."""
 
@@ -83,7 +111,7 @@ class Upstream:
         self._api_key = api_key
         self._timeout = httpx.Timeout(connect=connect_timeout_s, read=idle_timeout_s, write=None, pool=None)
         self._connections = connections
-        self._transport = AiohttpTransport(client=self._session)
+        self._transport = ExactTransport(client=self._session)
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -119,13 +147,13 @@ class Upstream:
         Raises:
             UpstreamConnectError, UpstreamBrokenError, UpstreamTimeoutError: no answer came about.
         """
-        url = self._base_url + path.decode("ascii", "replace") + ("?" + query.decode("latin-1") if query else "")
+        url = self._base_url + _ascii(path) + ("?" + _ascii(query) if query else "")
         kept = self._request_headers(headers, readable=readable, is_sized=isinstance(body, bytes))
         attempts = CONNECT_ATTEMPTS if isinstance(body, bytes) else 1
         while True:
             attempts -= 1
-            request = httpx.Request(method, url, headers=kept, content=body or None)
-            request.extensions["timeout"] = self._timeout.as_dict()
+            extensions = {"timeout": self._timeout.as_dict(), "url": url, "headers": kept, "body": body}
+            request = httpx.Request(method, self._base_url, extensions=extensions)
             try:
                 response = await self._transport.handle_async_request(request)
             except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -149,6 +177,14 @@ class Upstream:
         return kept
 
 
+def _ascii(raw: bytes) -> str:
+    """A raw part of a request's target; bytes that a target can't hold are percent-encoded, nothing else changes."""
+    return quote_from_bytes(raw, safe=_TARGET)
+
+
+_TARGET = bytes(range(0x21, 0x7F)).decode()
+
+
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The headers that pass on: without hop-by-hop headers, those that `Connection` names, and memproxy's own."""
     lowered = [(name.lower(), value) for name, value in headers]
@@ -161,8 +197,8 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 
 
 def _translated(error: Exception, *, doing: str) -> UpstreamError:
-    """memproxy's error for what the client library raised; decided by the first cause, which says most exactly."""
-    cause = error.__cause__ or error
+    """memproxy's error for what the client library raised; under httpx's name lies aiohttp's, which says more."""
+    cause = (error.__cause__ or error) if isinstance(error, httpx.HTTPError) else error
     reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
     if isinstance(cause, aiohttp.ConnectionTimeoutError | httpx.ConnectTimeout | httpx.PoolTimeout):
         return UpstreamConnectError(f"The model server could not be reached while {doing}: the connect timed out.")

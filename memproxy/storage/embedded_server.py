@@ -147,9 +147,12 @@ def server_command(files: ServerFiles, *, folder: Path, socket_path: Path) -> tu
         "supervised": "no",
         "loglevel": "notice",
         "logfile": "",  # standard output, which the launcher already sent to the log file
-        "loadmodule": str(files.module),
     }
-    return (str(files.server), *(word for name, value in options.items() for word in (f"--{name}", value)))
+    words = (word for name, value in options.items() for word in (f"--{name}", value))
+    # Until deleted documents are collected, the engine takes words that stand in every document for rare ones
+    # (RediSearch MOD-12223); by default it collects only after a hundred deletions.
+    collect = ("FORK_GC_CLEAN_THRESHOLD", "1", "FORK_GC_RUN_INTERVAL", "10")
+    return (str(files.server), *words, "--loadmodule", str(files.module), *collect)
 
 
 def ask(socket_path: Path, command: str, *, timeout_s: float = 1.0) -> str:

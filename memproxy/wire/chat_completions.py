@@ -176,8 +176,8 @@ def digest(message: Mapping[str, Any]) -> bytes:
     empty or absent, other white space around it or inside of arguments, new call ids, output-only fields dropped. None
     of that counts. Role, words, other parts, calls with their arguments, and a user's name do.
     """
-    role, name, content = message.get("role"), message.get("name"), message.get("content")
-    pieces = [b"system" if role in INSTRUCTION_ROLES else _utf8(str(role)), _utf8(_canonical_text(message))]
+    role, name, content = str(message.get("role")), message.get("name"), message.get("content")
+    pieces = [b"system" if role in INSTRUCTION_ROLES else _utf8(role), _utf8(_canonical_text(message))]
     if role == "user" and isinstance(name, str):
         pieces += [b"name", _utf8(name)]
     for part in content if isinstance(content, list) else ():
@@ -319,7 +319,12 @@ def _read_object(value: object) -> Answer:
     if not isinstance(message, dict):
         return Answer(None, finished=False, error="error" in value)
     finished = choice.get("finish_reason") is not None if choice else False
-    return Answer({"role": "assistant", **message}, finished=finished, usage=_usage(value))
+    return Answer(_as_assistant(message), finished=finished, usage=_usage(value))
+
+
+def _as_assistant(message: JsonObject) -> JsonObject:
+    """An answer is the assistant's, also where the server names no role or null."""
+    return {"role": "assistant", **{name: value for name, value in message.items() if name != "role"}}
 
 
 def _first_choice(value: Mapping[str, Any]) -> JsonObject | None:
@@ -360,7 +365,7 @@ def _read_stream(body: bytes) -> Answer:
         if isinstance(delta, dict):
             _merge_delta(message, delta)
     _close_calls(message)
-    whole = {"role": "assistant", **message} if message else None
+    whole = _as_assistant(message) if message else None
     return Answer(whole, finished=finished, usage=usage, error=error)
 
 
@@ -399,7 +404,7 @@ def _merge_value(target: JsonObject, name: str, value: Any) -> None:
     before = target.get(name)
     if value is None:
         target.setdefault(name, None)
-    elif name == "role" or before is None:
+    elif before is None:
         target[name] = dict(value) if isinstance(value, dict) else value
     elif isinstance(before, str) and isinstance(value, str):
         target[name] = before + value

@@ -35,13 +35,7 @@ class Served:
 
     async def settled(self) -> None:
         """Wait until all exchanges are recorded and learned from."""
-        queues = self.instance.services.queues.values()
-
-        async def is_quiet() -> bool:
-            depths = [await queue.depth() for queue in queues]
-            return self.instance.app.recorder.is_idle and not any(depth.waiting + depth.pending for depth in depths)
-
-        await until(is_quiet)
+        await until(self.instance.is_quiet)
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Served]]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from memproxy.errors import StoreUnavailableError
+from memproxy.errors import StoreError, StoreUnavailableError
 from memproxy.records import Outcome, Scope, StoredMessage, Turn
 from memproxy.storage import schema
 from memproxy.storage.connection import open_redis
@@ -283,8 +283,10 @@ async def test_groups_are_made_any_number_of_times(queue: TurnQueue) -> None:
 async def test_a_group_that_cannot_be_made_is_reported(redis: Redis) -> None:
     """A key of another kind under the queue's name is said, not waited for."""
     await redis.set(schema.queue_key("p03"), b"not a stream")
-    with pytest.raises(Exception, match="WRONGTYPE"):
-        await TurnQueue(redis).ensure_groups()
+    queue = TurnQueue(redis)
+    for call in (queue.ensure_groups(), queue.depth()):
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await call
 
 
 async def test_consumers_that_are_long_gone_are_forgotten(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +326,7 @@ async def test_a_store_that_hangs_is_given_up(redis: Redis) -> None:
 @pytest.mark.parametrize("steps", range(12))
 async def test_a_call_can_be_cancelled_at_any_moment(queue: TurnQueue, steps: int) -> None:
     """A worker that is told to end ends; the client under it drops some cancellations."""
-    task = asyncio.get_running_loop().create_task(queue.claim("one", 10, 30.0))
+    task = asyncio.get_running_loop().create_task(queue.claim("one", 10, 0.2))
     for _ in range(steps):
         await asyncio.sleep(0)
     task.cancel()

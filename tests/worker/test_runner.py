@@ -192,6 +192,7 @@ async def test_indexing_goes_on_while_the_model_is_away(queue: TurnQueue, redis:
         await until(lambda: is_depth(queue, EMPTY))
         assert await learning.depth() == Depth(waiting=10, pending=1, dead=0)
     await queue.add(turn("b", session="other"))
+    learning = TurnQueue(redis, stage=Stage.LEARN)  # a new one looks at once for what the other worker left
     async with running(worker_for(queue, index, then=Stage.LEARN), worker_for(learning, Script(b=learn.acts["b"]))):
         await until(lambda: is_depth(learning, Depth(0, 0, dead=1)))
     assert index.ended[-1] == "b"
@@ -384,7 +385,6 @@ async def is_settled(queue: TurnQueue) -> bool:
     try:
         return await queue.depth() == EMPTY
     except StoreUnavailableError:
-        await asyncio.sleep(0.01)
         return False
 
 
@@ -419,3 +419,40 @@ async def test_an_emptied_store_is_no_failure(queue: TurnQueue, redis: Redis) ->
         await queue.add(turn("b"))
         await script.until(lambda: script.ended == ["a", "b"])
         await until(lambda: is_depth(queue, EMPTY))
+
+
+async def test_stopping_begins_nothing_that_waits_for_its_turn(queue: TurnQueue) -> None:
+    """Sessions that wait for a free slot when a deployment comes wait for the next worker."""
+    gate = asyncio.Event()
+    script = Script(a=[gate])
+    worker = worker_for(queue, script, limits=Limits(parallel=1, block_s=0.05))
+    await queue.add(turn("a", session="first"))
+    await queue.add(turn("b", session="second"))
+    async with running(worker) as [task]:
+        await script.until(lambda: script.began == ["a"])
+        await until(lambda: is_depth(queue, Depth(0, 2, 0)))
+        worker.stop()
+        gate.set()
+        await task
+    assert script.began == ["a"]
+
+
+async def test_what_others_have_taken_over_is_noticed_while_it_waits(redis: Redis) -> None:
+    """A worker that was cut off for long does not do again what has been done meanwhile."""
+    queue = TurnQueue(redis, take_over_s=0.15)
+    gate = asyncio.Event()
+    script = Script(first=[gate])
+    await queue.add(turn("first"))
+    await queue.add(turn("second"))
+    async with running(worker_for(queue, script)):
+        await script.until(lambda: script.began == ["first"])
+        await until(lambda: is_depth(queue, Depth(0, 2, 0)))
+        key = schema.queue_key(schema.partition_of(turn("first").scope))
+        entries: Any = await redis.xrange(key)
+        await redis.xack(key, schema.GROUP, entries[1][0])
+        await redis.xdel(key, entries[1][0])
+        began = asyncio.get_running_loop().time()
+        await until(lambda: has_passed(began, seconds=0.2))  # it renews every 0.05 s
+        gate.set()
+        await until(lambda: is_depth(queue, EMPTY))
+    assert script.began == ["first"]

@@ -1,0 +1,253 @@
+"""Remembering and finding, with the real store and the real local embedding."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+from typing_extensions import override
+
+from memproxy.embedding import LocalEmbedder
+from memproxy.memory.long_term import LongTermMemory
+from memproxy.memory.ranking import Floor
+from memproxy.records import MemoryRecord, MemoryType, Scope
+from memproxy.storage.long_term import FoundMemory, LongTermStore
+from memproxy.storage.memory_index import Filter
+
+ALICE = Scope("tenant", "alice")
+BOB = Scope("tenant", "bob")
+AT_WORK = Scope("tenant", "alice", "work")
+NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
+NOBODY = Scope("tenant", None)
+
+FACTS = (
+    "Alice prefers vegetarian food and dislikes mushrooms",
+    "Alice likes hiking in the mountains on weekends",
+    "Alice ordered a laptop, order number LX-4417",
+    "Alice is learning Spanish for a trip to Peru",
+)
+
+
+@pytest.fixture(scope="module")
+def embedder() -> LocalEmbedder:
+    return LocalEmbedder()
+
+
+@pytest.fixture
+async def memory(redis: Redis, embedder: LocalEmbedder) -> LongTermMemory:
+    store = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
+    await store.ensure_index()
+    return LongTermMemory(store, embedder)
+
+
+def fact(text: str, *, scope: Scope = ALICE, at: datetime = NOON, session: str | None = None) -> MemoryRecord:
+    return MemoryRecord(text, scope, text, MemoryType.SEMANTIC, at, session=session)
+
+
+async def texts(memory: LongTermMemory, query: str, *, scope: Scope = ALICE, limit: int = 10) -> list[str]:
+    return [found.record.text for found in await memory.search(scope, query, limit=limit)]
+
+
+async def test_what_was_remembered_is_found(memory: LongTermMemory) -> None:
+    """The point of it all."""
+    assert await memory.remember([fact(text) for text in FACTS]) == len(FACTS)
+    assert await texts(memory, "When will LX-4417 arrive?") == [FACTS[2]]
+    assert await texts(memory, "any news about the laptop?") == [FACTS[2]]
+
+
+async def test_a_preference_is_found_by_a_message_with_none_of_its_words(memory: LongTermMemory) -> None:
+    """Nobody asks "what vegetarian food do I prefer?"."""
+    await memory.remember([fact(text) for text in FACTS])
+    assert await texts(memory, "Suggest a restaurant for dinner") == [FACTS[0]]
+    assert await texts(memory, "What should I cook tonight?") == [FACTS[0]]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "What is the capital of Australia?",
+        "Write a Python function that reverses a linked list",
+        "Thanks!",
+        "Who won the world cup in 1998?",
+        "How do I convert miles to kilometres?",
+    ],
+)
+async def test_nothing_irrelevant_is_told(memory: LongTermMemory, message: str) -> None:
+    """Memories that have nothing to do with the question cost tokens and mislead the model."""
+    await memory.remember([fact(text) for text in FACTS])
+    assert await texts(memory, message) == []
+
+
+async def test_the_best_of_few_is_not_told_for_being_the_best(memory: LongTermMemory) -> None:
+    """With one memory, that one is always the best match."""
+    await memory.remember([fact("Alice likes hiking")])
+    assert await texts(memory, "What laptop should I buy?") == []
+
+
+async def test_a_rest_search_sees_everything_that_compares(memory: LongTermMemory) -> None:
+    """An operator who searches wants candidates, not judgement."""
+    await memory.remember([fact(text) for text in FACTS])
+    found = await memory.search(ALICE, "What is the capital of Australia?", limit=10, relevant_only=False)
+    assert len(found) == len(FACTS)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+async def test_a_lower_floor_tells_more(redis: Redis, embedder: LocalEmbedder) -> None:
+    store = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
+    await store.ensure_index()
+    memory = LongTermMemory(store, embedder, floor=Floor(few=0.0, few_messages=0.0, most=0.0))
+    await memory.remember([fact("Alice likes hiking")])
+    assert await texts(memory, "What laptop should I buy?") == ["Alice likes hiking"]
+
+
+async def test_the_words_before_a_message_help_to_find_it(memory: LongTermMemory) -> None:
+    """ "Yes, the blue one" is found by what was asked before."""
+    record = MemoryRecord(
+        "m", ALICE, "Yes, the blue one", MemoryType.MESSAGE, NOON, context="Would you like the blue kettle or the red?"
+    )
+    await memory.remember([record])
+    assert await texts(memory, "Which kettle did I like?") == ["Yes, the blue one"]
+
+
+async def test_without_a_user_nothing_is_written_or_found(memory: LongTermMemory, redis: Redis) -> None:
+    """Strangers must not share a memory."""
+    assert await memory.remember([fact("tea", scope=NOBODY)]) == 0
+    assert await redis.keys("mp:m:*") == []
+    assert await texts(memory, "tea", scope=NOBODY) == []
+    assert await memory.get(NOBODY, ["tea"]) == []
+    assert await memory.newest(NOBODY, limit=5) == (0, [])
+    assert await memory.forget(NOBODY, ["tea"]) == 0
+    assert await memory.forget_user(NOBODY) == 0
+
+
+async def test_records_without_user_do_not_hold_up_the_others(memory: LongTermMemory) -> None:
+    assert await memory.remember([fact("tea", scope=NOBODY), fact("tea")]) == 1
+
+
+async def test_remembering_twice_is_remembering_once(memory: LongTermMemory) -> None:
+    """A turn may be learned from more than once."""
+    assert await memory.remember([fact("Alice likes tea")]) == 1
+    assert await memory.remember([fact("Alice likes tea", at=NOON + timedelta(days=1))]) == 0
+    assert await memory.newest(ALICE, limit=5) == (1, [fact("Alice likes tea")])
+
+
+async def test_the_current_session_and_known_ids_are_left_out(memory: LongTermMemory) -> None:
+    """What stands in the request, or was injected before, is not told again."""
+    await memory.remember([fact("green tea", session="now"), fact("black tea", session="then"), fact("white tea")])
+    where = Filter(excluded_sessions=("now",))
+    found = await memory.search(ALICE, "which tea?", limit=5, where=where, excluded_ids=["white tea"])
+    assert [one.record.text for one in found] == ["black tea"]
+
+
+async def test_a_memory_deleted_meanwhile_is_not_told(redis: Redis, embedder: LocalEmbedder) -> None:
+    """Somebody may erase it between the two round trips."""
+
+    class Forgetful(LongTermStore):
+        @override
+        async def fetch(self, keys: Sequence[str]) -> dict[str, FoundMemory]:
+            await self.delete(ALICE, ["green tea"])
+            return await super().fetch(keys)
+
+    store = Forgetful(redis, model=embedder.name, dims=embedder.dims)
+    await store.ensure_index()
+    memory = LongTermMemory(store, embedder)
+    for relevant_only in (True, False):
+        await memory.remember([fact("green tea"), fact("black tea")])
+        found = await memory.search(ALICE, "which tea?", limit=5, relevant_only=relevant_only)
+        assert [one.record.text for one in found] == ["black tea"]
+
+
+async def test_of_two_equal_memories_the_newer_comes_first(memory: LongTermMemory) -> None:
+    """The last address is the right one."""
+    old, new = (
+        MemoryRecord(name, ALICE, "Alice lives in Lisbon", MemoryType.SEMANTIC, NOON + timedelta(days=age))
+        for name, age in (("old", 0), ("new", 9))
+    )
+    await memory.remember([old, new])
+    found = await memory.search(ALICE, "Where in Lisbon does Alice live?", limit=5)
+    assert [one.record.id for one in found] == ["new", "old"]
+
+
+async def test_scores_say_how_it_was_found(memory: LongTermMemory) -> None:
+    """Receipts show them."""
+    await memory.remember([fact(text) for text in FACTS])
+    (found,) = await memory.search(ALICE, "order LX-4417", limit=5)
+    assert found.text_score == pytest.approx(1.0)
+    assert found.score == pytest.approx(1.0)
+    assert 0.3 < found.vector_score < 1.0
+
+
+async def test_no_more_than_asked_for_comes(memory: LongTermMemory) -> None:
+    await memory.remember([fact(f"tea number {number}") for number in range(20)])
+    assert len(await texts(memory, "tea", limit=3)) == 3
+    assert len(await texts(memory, "tea", limit=20)) == 20
+
+
+async def test_forgetting_and_reading_by_id(memory: LongTermMemory) -> None:
+    await memory.remember([fact("a"), fact("b"), fact("c", scope=AT_WORK)])
+    assert await memory.get(ALICE, ["b"]) == [fact("b")]
+    assert await memory.forget(ALICE, ["b"]) == 1
+    assert await memory.forget_user(ALICE) == 2
+    assert await memory.newest(AT_WORK, limit=5) == (0, [])
+
+
+SYNTAX = st.text(alphabet="@{}()|~-=>$*%\"'\\:;,.<>[]!#^&+/? \t\n\x00\x1fabñ中ก👍_0", max_size=80)
+SURROGATES = st.text(alphabet=st.characters(codec=None), max_size=40)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@given(query=st.one_of(st.text(max_size=200), SYNTAX, SURROGATES))
+async def test_no_query_fails_or_finds_anothers_memory(memory: LongTermMemory, query: str) -> None:
+    """Whatever a client sends as a message."""
+    await memory.remember(
+        [fact(f"bob's {query}", scope=BOB), fact(f"work {query}", scope=AT_WORK), fact("alice's own")]
+    )
+    for relevant_only in (True, False):
+        found = await memory.search(ALICE, query, limit=10, relevant_only=relevant_only)
+        assert {one.record.scope for one in found} <= {ALICE}
+    await memory.forget_user(BOB)
+    await memory.forget_user(ALICE)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        " ",
+        "the",
+        "what is it?",
+        "a" * 10_000,
+        "tea, " * 2_000,
+        "@user:{*}",
+        "*",
+        "*=>[KNN 10 @vec $v]",
+        "tea|bread",
+        "-tea",
+        "~tea",
+        '"tea bread"',
+        "te*",
+        "%tea%",
+        "tea}=>{$weight: 0}",
+        "\x00\x01\x02",
+        "\ud800",
+        "中文" * 3_000,
+        " ".join(str(number) for number in range(3_000)),
+    ],
+)
+async def test_awkward_queries_are_answered(memory: LongTermMemory, query: str) -> None:
+    """Each is a thing that people paste, or that means something to a query parser."""
+    await memory.remember([fact("bread", scope=BOB), fact("tea")])
+    found = await memory.search(ALICE, query, limit=10, relevant_only=False)
+    assert {one.record.scope for one in found} <= {ALICE}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(text=st.one_of(st.text(max_size=100), SYNTAX), context=st.text(max_size=50))
+async def test_any_text_can_be_remembered(memory: LongTermMemory, text: str, context: str) -> None:
+    """Messages hold anything."""
+    record = MemoryRecord("m", ALICE, text, MemoryType.MESSAGE, NOON, context=context)
+    assert await memory.remember([record]) == 1
+    assert await memory.get(ALICE, ["m"]) == [record]
+    assert await memory.forget_user(ALICE) == 1

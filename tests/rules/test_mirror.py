@@ -1,0 +1,76 @@
+"""Every module has a test file in its place: who changes one knows where to look, and what is untested is seen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.rules.source import PACKAGE, ROOT, Module, id_of, modules
+
+TESTS = ROOT / "tests"
+
+TO_BE_WRITTEN = "its tests are still to be written"
+
+WITHOUT_TESTS: Mapping[str, str] = {
+    "memproxy/__main__.py": "one call",
+    "memproxy/clock.py": "two calls of the standard library",
+    "memproxy/errors.py": "tests/rules/test_errors_mapped.py is about all of them",
+    "memproxy/proxy/stages.py": "values without behaviour",
+    "memproxy/records.py": "values with next to no behaviour",
+    "memproxy/app.py": TO_BE_WRITTEN,
+    "memproxy/cli.py": TO_BE_WRITTEN,
+    "memproxy/demo/play.py": TO_BE_WRITTEN,
+    "memproxy/demo/scenes.py": TO_BE_WRITTEN,
+    "memproxy/identity.py": TO_BE_WRITTEN,
+    "memproxy/proxy/assemble.py": TO_BE_WRITTEN,
+    "memproxy/proxy/budget.py": TO_BE_WRITTEN,
+    "memproxy/proxy/client.py": TO_BE_WRITTEN,
+    "memproxy/proxy/compose.py": TO_BE_WRITTEN,
+    "memproxy/proxy/conversation.py": TO_BE_WRITTEN,
+    "memproxy/proxy/forward.py": TO_BE_WRITTEN,
+    "memproxy/proxy/pipeline.py": TO_BE_WRITTEN,
+    "memproxy/proxy/recall.py": TO_BE_WRITTEN,
+    "memproxy/proxy/receipts.py": TO_BE_WRITTEN,
+    "memproxy/proxy/record.py": TO_BE_WRITTEN,
+    "memproxy/proxy/relay.py": TO_BE_WRITTEN,
+    "memproxy/proxy/upstream.py": TO_BE_WRITTEN,
+    "memproxy/proxy/utility.py": TO_BE_WRITTEN,
+    "memproxy/services.py": TO_BE_WRITTEN,
+    "memproxy/sockets.py": TO_BE_WRITTEN,
+    "memproxy/storage/breaker.py": TO_BE_WRITTEN,
+    "memproxy/storage/connection.py": TO_BE_WRITTEN,
+    "memproxy/storage/schema.py": TO_BE_WRITTEN,
+    "memproxy/storage/working.py": TO_BE_WRITTEN,
+    "memproxy/tasks.py": TO_BE_WRITTEN,
+    "memproxy/telemetry.py": TO_BE_WRITTEN,
+    "memproxy/tokens.py": TO_BE_WRITTEN,
+    "memproxy/wire/chat_completions.py": TO_BE_WRITTEN,
+    "memproxy/worker/process.py": TO_BE_WRITTEN,
+}
+"""Modules that have no test file, and why."""
+
+NOT_MIRRORED = frozenset({"bench", "compat", "fakes", "rules", "tutorial"})
+"""Folders whose tests are about more than one module."""
+
+
+@pytest.mark.parametrize("module", [each for each in modules() if each.path.name != "__init__.py"], ids=id_of)
+def test_each_module_has_its_test_file(module: Module) -> None:
+    """`memproxy/a/b.py` is tested by `tests/a/test_b.py`."""
+    below = module.path.relative_to(PACKAGE)
+    if module.file not in WITHOUT_TESTS:
+        assert (TESTS / below.parent / f"test_{below.name}").exists()
+
+
+@pytest.mark.parametrize("name", WITHOUT_TESTS)
+def test_modules_without_tests_exist(name: str) -> None:
+    """The list of exceptions names nothing that is gone."""
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_each_test_file_has_its_module(path: Path) -> None:
+    """A module that is renamed takes its tests along."""
+    below = path.relative_to(TESTS)
+    module = below.with_name(below.name.removeprefix("test_"))
+    if below.parts[0] not in NOT_MIRRORED:
+        assert (PACKAGE / module).exists()

@@ -1,0 +1,99 @@
+"""memproxy's own pages: health, metrics, receipts."""
+
+import httpx
+
+from memproxy.demo.scripted_model import Reply
+from tests.fakes.serving import Serve
+
+
+def client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(verify=False, timeout=30)
+
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "My order is LX-1."}]}
+
+
+async def test_health_and_readiness(serve: Serve) -> None:
+    """Orchestrators find out whether it lives and whether to send requests."""
+    async with serve() as served, client() as http:
+        assert (await http.get(f"{served.origin}/healthz")).json() == {"status": "ok"}
+        assert (await http.get(f"{served.origin}/readyz")).status_code == 200
+        served.instance.app.is_draining = True
+        assert (await http.get(f"{served.origin}/readyz")).status_code == 503
+
+
+async def test_metrics_count_without_naming_anybody(serve: Serve) -> None:
+    """Prometheus gets numbers; who said what is in none of them."""
+    async with serve() as served, client() as http:
+        await http.post(f"{served.origin}/u/alice/s/one/v1/chat/completions", json=BODY)
+        await served.settled()
+        metrics = (await http.get(f"{served.origin}/metrics")).text
+    assert 'memproxy_requests_total{kind="memory",status="2xx"} 1.0' in metrics
+    assert 'memproxy_turns_recorded_total{outcome="completed"} 1.0' in metrics
+    assert "alice" not in metrics
+
+
+async def test_a_receipt_says_what_was_done(serve: Serve) -> None:
+    """`explain` answers the question why a request got the memory it got."""
+    async with serve() as served, client() as http:
+        first = await http.post(f"{served.origin}/u/alice/s/one/v1/chat/completions", json=BODY)
+        await served.settled()
+        asked = {"model": "m", "messages": [{"role": "user", "content": "When does my order arrive?"}]}
+        second = await http.post(f"{served.origin}/u/alice/s/two/v1/chat/completions", json=asked)
+        receipt = (await http.get(f"{served.origin}/memproxy/explain/{second.headers['x-memproxy-request-id']}")).json()
+        other = await http.get(f"{served.origin}/memproxy/explain/{first.headers['x-memproxy-request-id']}")
+    assert receipt["identity"]["user"] == "alice"
+    assert receipt["identity"]["rule"] == second.headers["x-memproxy-identity"] == "path"
+    assert len([memory for memory in receipt["memories"] if memory["injected"]]) == int(
+        second.headers["x-memproxy-memories"]
+    )
+    assert "LX-1" in receipt["injected"]["block"]
+    assert receipt["outcome"] == "completed"
+    assert other.json()["unchanged"] is True
+
+
+async def test_receipts_outlive_the_process_and_stay_in_their_tenant(serve: Serve) -> None:
+    """Any instance shows any receipt, but only under the credential of the request."""
+    mine, theirs = {"Authorization": "Bearer sk-mine"}, {"Authorization": "Bearer sk-theirs"}
+    async with serve(tenancy="key") as served, client() as http:
+        answer = await http.post(f"{served.origin}/u/alice/v1/chat/completions", json=BODY, headers=mine)
+        await served.settled()
+    path = f"/memproxy/explain/{answer.headers['x-memproxy-request-id']}"
+    async with serve(tenancy="key") as served, client() as http:
+        assert (await http.get(served.origin + path, headers=mine)).json()["recorded_at"]
+        assert (await http.get(served.origin + path, headers=theirs)).status_code == 404
+        assert (await http.get(served.origin + path)).status_code == 404
+
+
+async def test_tenants_share_nothing(serve: Serve) -> None:
+    """The same user and session names under another credential are another user and session."""
+    async with serve(tenancy="key") as served, client() as http:
+        for key, text in (("sk-one", "My order is LX-1."), ("sk-two", "Where is my order?")):
+            body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+            headers = {"Authorization": f"Bearer {key}"}
+            await http.post(f"{served.origin}/u/alice/s/one/v1/chat/completions", json=body, headers=headers)
+            await served.settled()
+        assert b"LX-1" not in served.model.requests[-1].raw_body
+        anonymous = await http.post(f"{served.origin}/u/alice/s/one/v1/chat/completions", json=BODY)
+    assert "x-memproxy-session" not in anonymous.headers
+
+
+async def test_unknown_own_pages_answer_in_the_same_shape(serve: Serve) -> None:
+    """One error shape everywhere."""
+    async with serve(lambda _: Reply(text="x")) as served, client() as http:
+        response = await http.get(f"{served.origin}/memproxy/nothing")
+    assert response.status_code == 404
+    assert response.json()["error"]["message"]
+
+
+async def test_namespaces_part_a_users_memory(serve: Serve) -> None:
+    """What was said at work does not come up at home."""
+    async with serve() as served, client() as http:
+        work = {"X-Memproxy-User": "alice", "X-Memproxy-Namespace": "work"}
+        await http.post(f"{served.base_url}/chat/completions", json=BODY, headers=work)
+        await served.settled()
+        asked = {"model": "m", "messages": [{"role": "user", "content": "When does my order arrive?"}]}
+        for namespace, expected in (("home", False), ("work", True)):
+            headers = {"X-Memproxy-User": "alice", "X-Memproxy-Namespace": namespace}
+            await http.post(f"{served.base_url}/chat/completions", json=asked, headers=headers)
+            assert (b"LX-1" in served.model.requests[-1].raw_body) is expected

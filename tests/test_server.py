@@ -1,0 +1,221 @@
+"""memproxy as a process, and what becomes of conversations when processes die."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from memproxy.demo.scripted_model import Reply, ScriptedModel
+from memproxy.server import running, start_up_lines
+from memproxy.settings import Settings
+from memproxy.sockets import listening_socket
+from memproxy.storage.connection import open_redis
+from memproxy.storage.embedded import EmbeddedStore
+from tests.fakes.serving import Serve, until
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A memproxy process."""
+
+    process: asyncio.subprocess.Process
+    origin: str
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def memproxy(upstream: str, data_dir: Path, *options: str) -> AsyncIterator[Running]:
+    """`memproxy serve` on a free port, ready; ended by its handle."""
+    with listening_socket("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "memproxy", "serve", "--port", str(port), "--upstream", upstream]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMPROXY_")}
+    process = await asyncio.create_subprocess_exec(
+        *command, "--data-dir", str(data_dir), *options, env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+    served = Running(process, f"http://127.0.0.1:{port}")
+    try:
+        await until(lambda: is_ready(served.origin), deadline_s=40)
+        yield served
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await asyncio.wait_for(process.wait(), 30)
+
+
+async def is_ready(origin: str) -> bool:
+    try:
+        async with httpx.AsyncClient(verify=False) as http:
+            return (await http.get(f"{origin}/readyz")).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+async def say(origin: str, *texts: str, path: str = "/u/alice/s/one/v1") -> httpx.Response:
+    """One request with these messages of the user."""
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": text} for text in texts]}
+    async with httpx.AsyncClient(verify=False, timeout=20) as http:
+        return await http.post(f"{origin}{path}/chat/completions", json=body)
+
+
+def texts_of(model: ScriptedModel) -> list[str]:
+    return [message["content"] for message in model.requests[-1].messages]
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_conversation_goes_on_after_kill_9(tmp_path: Path, workers: str) -> None:
+    """memproxy dies in the middle of a conversation; started again, it has the history, and no process is left over."""
+    async with ScriptedModel(lambda _: Reply(text="Noted.")).serve() as upstream:
+        async with memproxy(upstream.base_url, tmp_path, "--workers", workers) as first:
+            for text in ("My order is LX-1.", "It is late."):
+                assert (await say(first.origin, text)).status_code == 200
+            await until(lambda: stored_in(tmp_path, messages=4))
+            first.kill()
+            await first.process.wait()
+        async with memproxy(upstream.base_url, tmp_path, "--workers", workers) as second:
+            assert (await say(second.origin, "Where is it?")).status_code == 200
+        assert texts_of(upstream.model) == ["My order is LX-1.", "Noted.", "It is late.", "Noted.", "Where is it?"]
+
+
+async def stored_in(data_dir: Path, *, messages: int) -> bool:
+    """So many messages are in the store under this folder, and on disk."""
+    url = "unix://" + (data_dir / "store" / "store.sock").as_posix()
+    redis = open_redis(url, connect_timeout_s=5, max_connections=2)
+    try:
+        lengths = [await redis.llen(key) for key in await redis.keys("mp:log:*")]
+        synced = await redis.execute_command("WAITAOF", 1, 0, 2000)  # type: ignore[no-untyped-call]
+        return sum(lengths) == messages and bool(synced[0])
+    finally:
+        await redis.aclose()
+
+
+@pytest.mark.timeout(120)
+async def test_killing_the_store_during_traffic_costs_memory_and_no_request(tmp_path: Path) -> None:
+    """Requests go on without memory while the store is away; when it is back, so is memory, without a restart."""
+    async with ScriptedModel(lambda _: Reply(text="Noted.")).serve() as upstream, EmbeddedStore(tmp_path) as store:
+        settings = Settings.model_validate(
+            {"redis_url": store.url, "upstream_base_url": upstream.base_url, "session_deadline_s": 5}
+        )
+        with listening_socket("127.0.0.1", 0) as listening:
+            origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            async with running(settings, sockets=[listening]) as instance:
+                await say(origin, "My order is LX-1.")
+                await until(_idle(instance))
+                redis = open_redis(store.url, connect_timeout_s=5, max_connections=2)
+                await redis.execute_command("WAITAOF", 1, 0, 2000)  # type: ignore[no-untyped-call]
+                os.kill(await pid_of(redis), signal.SIGSTOP)
+                pid = await asyncio.to_thread(_stopped_pid, tmp_path)
+                degraded = await say(origin, "Are you there?")
+                assert degraded.status_code == 200
+                assert degraded.headers["x-memproxy-degraded"] == "session"
+                assert texts_of(upstream.model) == ["Are you there?"]
+                os.kill(pid, signal.SIGKILL)
+                await redis.aclose()
+
+                async def remembers() -> bool:
+                    response = await say(origin, "And now?")
+                    assert response.status_code == 200
+                    return texts_of(upstream.model)[0] == "My order is LX-1."
+
+                await until(remembers)
+                assert "Are you there?" in texts_of(upstream.model)
+
+
+def _idle(instance: Any) -> Any:
+    async def is_idle() -> bool:
+        return bool(instance.app.recorder.is_idle)
+
+    return is_idle
+
+
+async def pid_of(redis: Redis) -> int:
+    info = await redis.info("server")
+    return int(info["process_id"])
+
+
+def _stopped_pid(data_dir: Path) -> int:
+    """The process that serves this folder's store, found without asking it."""
+    for entry in Path("/proc").iterdir():
+        if (
+            entry.name.isdigit()
+            and str(data_dir).encode() in _read(entry / "cmdline")
+            and b"valkey" in _read(entry / "cmdline")
+        ):
+            return int(entry.name)
+    raise AssertionError("the store does not run")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+async def test_a_signal_ends_it_cleanly(tmp_path: Path) -> None:
+    """SIGTERM: open requests finish, what they left is recorded, the exit code is 0."""
+    async with ScriptedModel(lambda _: Reply(text="Slowly.", delay_s=0.5)).serve() as upstream:
+        async with memproxy(upstream.base_url, tmp_path) as served:
+            asking = asyncio.ensure_future(say(served.origin, "Take your time."))  # noqa: TID251  beside the signal
+            await upstream.model.wait_until(lambda: bool(upstream.model.requests))
+            served.process.terminate()
+            assert (await asking).status_code == 200
+            assert await asyncio.wait_for(served.process.wait(), 20) == 0
+        async with memproxy(upstream.base_url, tmp_path) as again:
+            await say(again.origin, "Still there?")
+        assert texts_of(upstream.model)[0] == "Take your time."
+
+
+async def test_a_second_memproxy_on_the_same_data_shares_the_store(tmp_path: Path) -> None:
+    """Two instances on one machine have one memory."""
+    async with ScriptedModel(lambda _: Reply(text="Noted.")).serve() as upstream:
+        async with memproxy(upstream.base_url, tmp_path) as one, memproxy(upstream.base_url, tmp_path) as two:
+            await say(one.origin, "My order is LX-1.")
+            await until(lambda: stored_in(tmp_path, messages=2))
+            await say(two.origin, "Where is it?")
+        assert texts_of(upstream.model)[0] == "My order is LX-1."
+
+
+async def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
+    """No traceback for an everyday mistake."""
+    with listening_socket("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "memproxy", "serve", "--port", port, "--data-dir", str(tmp_path),
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert b"choose one with --port" in errors
+    assert b"Traceback" not in errors
+
+
+def test_start_up_lines_tell_how_to_use_it_and_no_secret() -> None:
+    """The operator sees the one variable to set, whose key is used, who is told apart."""
+    lines = "\n".join(start_up_lines(Settings.model_validate({"upstream_api_key": "sk-secret"})))
+    assert "OPENAI_BASE_URL=http://127.0.0.1:8080/v1" in lines
+    assert "sk-secret" not in lines
+    assert "one tenant for all" in lines
+
+
+async def test_drained_requests_are_recorded_before_the_end(serve: Serve) -> None:
+    """What the last request said is stored, though memproxy ended right after it."""
+    async with serve(lambda _: Reply(text="Bye.")) as served:
+        await say(served.origin, "Remember this last word.")
+        sessions = served.instance.services.sessions
+    assert sessions is not None
+    async with serve(lambda _: Reply(text="Hello.")) as served:
+        await say(served.origin, "What was it?")
+        assert texts_of(served.model)[0] == "Remember this last word."
