@@ -60,8 +60,9 @@ _AGENT_SESSION_HEADERS = (
 )
 _AGENT_USER_HEADERS = ("x-openwebui-user-id", "x-librechat-user-id")
 
-_UNIQUE = re.compile(r"(?=.*\d)[0-9a-zA-Z_:.-]{16,}")
-"""A `prompt_cache_key` is a session only if it looks made for one: many agents send one constant key for everybody."""
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_RUN = re.compile(r"[0-9a-zA-Z]{16,}")
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +97,22 @@ class SplitPath:
 def split_path(raw_path: bytes) -> SplitPath:
     """Take `/u/..`, `/s/..`, `/n/..` and `/v1` off the path.
 
+    Double slashes, which base URLs with a slash at their end make, count as one; but not where a value should stand: it
+    is missing there, as in `/u/$USER_ID/v1` with an unset variable, and the next segment must not be taken for it.
+
     Raises:
         BadIdentityError: a value is empty, too long, or has control characters.
     """
-    segments = raw_path.split(b"/")[1:]
+    rest = raw_path.lstrip(b"/")
     claims: dict[str, str] = {}
-    while len(segments) >= 2 and segments[0] in _PATH_FIELDS:
-        name = _PATH_FIELDS[segments[0]]
-        claims[name] = checked(name, _decoded(segments[1]), source=f"the path's /{segments[0].decode()}/ part")
-        segments = segments[2:]
-    if segments and segments[0] == b"v1":
-        segments = segments[1:]
-    return SplitPath(claims, b"/" + b"/".join(segments))
+    while (field := rest.partition(b"/"))[0] in _PATH_FIELDS and field[1]:
+        name = _PATH_FIELDS[field[0]]
+        value, _, rest = field[2].partition(b"/")
+        claims[name] = checked(name, _decoded(value), source=f"the path's /{field[0].decode()}/ part")
+        rest = rest.lstrip(b"/")
+    if rest == b"v1" or rest.startswith(b"v1/"):
+        rest = rest[3:]
+    return SplitPath(claims, re.sub(rb"/{2,}", b"/", b"/" + rest))
 
 
 def _decoded(segment: bytes) -> str:
@@ -180,12 +185,21 @@ def _at(body: JsonObject, path: tuple[str, ...]) -> object:
 
 
 def _usable(value: object, path: tuple[str, ...]) -> str | None:
-    if not isinstance(value, str) or (path == ("prompt_cache_key",) and not _UNIQUE.fullmatch(value)):
+    if not isinstance(value, str) or (path == ("prompt_cache_key",) and not _looks_unique(value)):
         return None
     try:
         return checked("value", value, source="the body")
     except BadIdentityError:
         return None
+
+
+def _looks_unique(value: str) -> bool:
+    """Whether a `prompt_cache_key` looks made for one conversation: it has a UUID or a random run of characters in it.
+
+    Many agents send one constant key for everybody (`support-agent-2025-06`), and their conversations must not merge.
+    """
+    runs = _RUN.findall(value)
+    return bool(_UUID.search(value)) or any(len(_DIGITS.findall(run)) >= 3 for run in runs)
 
 
 def _agent_values(name: str, headers: Mapping[str, str]) -> Iterable[str]:
@@ -200,9 +214,10 @@ def credential_of(headers: Mapping[str, str]) -> str | None:
     """The credential that the client sent, in whichever header its provider uses."""
     authorization = headers.get("authorization", "")
     scheme, _, token = authorization.partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
-    return authorization.strip() or headers.get("api-key") or headers.get("x-api-key") or None
+    if scheme.lower() == "bearer":  # without a token it names nobody: an empty key is not a tenant that all share
+        authorization = token
+    found = (authorization, headers.get("api-key", ""), headers.get("x-api-key", ""))
+    return next((value.strip() for value in found if value.strip()), None)
 
 
 class Tenants:

@@ -38,7 +38,7 @@ KEEP_ALIVE_S = 75
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; with several workers, one process each on the same socket."""
     listening = _bound(settings)
-    for line in start_up_lines(settings):
+    for line in start_up_lines(settings, port=listening.getsockname()[1]):
         log.info("%s", line)
     if settings.workers == 1:
         serve_process(settings, sockets=[listening])
@@ -192,9 +192,9 @@ def _config(settings: Settings, app: App) -> uvicorn.Config:
     )
 
 
-def start_up_lines(settings: Settings) -> list[str]:
+def start_up_lines(settings: Settings, *, port: int) -> list[str]:
     """What an operator wants to know at start. No secrets."""
-    address = f"{settings.listen_host}:{settings.listen_port}"
+    address = f"{settings.listen_host}:{port}"
     store = "the Redis at redis_url" if settings.redis_url else f"the embedded store under {settings.data_dir}"
     key = "its own key (upstream_api_key)" if settings.upstream_api_key else "each client's own key"
     tenants = "every credential is a tenant of its own" if settings.tells_tenants_apart else "one tenant for all"

@@ -204,7 +204,7 @@ async def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_start_up_lines_tell_how_to_use_it_and_no_secret() -> None:
     """The operator sees the one variable to set, whose key is used, who is told apart."""
-    lines = "\n".join(start_up_lines(Settings.model_validate({"upstream_api_key": "sk-secret"})))
+    lines = "\n".join(start_up_lines(Settings.model_validate({"upstream_api_key": "sk-secret"}), port=8080))
     assert "OPENAI_BASE_URL=http://127.0.0.1:8080/v1" in lines
     assert "sk-secret" not in lines
     assert "one tenant for all" in lines

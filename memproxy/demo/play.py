@@ -145,7 +145,7 @@ def _messages(received: ModelRequest) -> str:
 async def _learned(stage: Stage) -> None:
     """Wait until the background worker has learned from everything said so far."""
     async with asyncio.timeout(LEARN_DEADLINE_S):
-        while not await stage.instance.is_quiet():
+        while not await stage.instance.is_quiet():  # noqa: ASYNC110  the queue lies in another process
             await asyncio.sleep(POLL_S)
 
 

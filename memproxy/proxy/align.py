@@ -78,7 +78,7 @@ def align(
 ) -> Alignment:
     """Find the incoming messages among the stored ones.
 
-    `sends_newest` says that this session's client has sent only newest messages before: a lone message that equals the
+    `sends_newest` says that this session's client has never sent earlier messages again: a lone message that equals the
     first stored one is then a repetition, not a return to the start. `is_retry` says that the client repeats a request
     whose answer it did not get: an answer at the log's end counts as unfinished.
     """

@@ -3,7 +3,7 @@
 What is needed is looked up here, what is to be done with it is decided in `compose` and `budget`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -14,13 +14,19 @@ from memproxy.proxy.compose import Cut, Placement, compose, memory_block
 from memproxy.proxy.conversation import stored_entries
 from memproxy.proxy.recall import Recall, query_of
 from memproxy.proxy.stages import Outbound, Policy, Remembered
-from memproxy.records import JsonObject, ScoredMemory, StoredMessage
+from memproxy.records import JsonObject, Pin, ScoredMemory, StoredMessage
 from memproxy.tokens import Windows, estimate_tokens
 from memproxy.wire import chat_completions as chat
 from memproxy.wire.chat_completions import ChatRequest
 
 CAUTIOUS_BYTES_PER_TOKEN = 3
 """A body of fewer bytes than this per token of the budget can't exceed it: no message needs counting."""
+
+MEMORY_SHARE = 15
+"""Per cent of the available tokens that a block of memories may take."""
+
+NOTE_SHARE = 15
+"""Per cent of the available tokens that the account of what was cut may take."""
 
 
 class Assembler:
@@ -85,7 +91,7 @@ class Assembler:
         pin = memory_block(
             found.value,
             max_memories=self._policy.max_memories,
-            max_tokens=self._policy.max_memory_tokens,
+            max_tokens=self._memory_tokens(known.request),
             seen=frozenset(memory for pin in pins.values() for memory in pin.memories),
         )
         return (Placement(own + newest, pin) if pin else None), found.value
@@ -102,27 +108,33 @@ class Assembler:
         if cut is not now:
             dropped = await self._dropped(known, cut.position, degraded)
             newest = chat.message_text(known.request.messages[-1])
-            cut = replace(cut, note=composing.cut_note(dropped, newest, summary=session.summary))
+            room = NOTE_SHARE * self._available(known.request) // 100
+            note = composing.cut_note(dropped, newest, summary=session.summary, max_tokens=room)
+            cut = replace(cut, note=note)
         return cut, history
 
     def _cut_position(self, known: Remembered, now: int) -> int:
         session, own = known.session, known.request.instructions
         index = stored_entries(session.index) if session else ()
-        head = index[: known.alignment.head]
-        size = len(known.request.body) // CAUTIOUS_BYTES_PER_TOKEN + sum(entry.tokens for entry in head[now:])
+        head, pins = index[: known.alignment.head], session.pins if session else {}
         available = self._available(known.request)
+        size = len(known.request.body) // CAUTIOUS_BYTES_PER_TOKEN + sum(entry.tokens for entry in head)
+        size += sum(_block_tokens(pin.block) for pin in pins.values())
         if size <= available and not now:
             return now
-        weights = [Weight(at, entry.tokens, entry.is_user) for at, entry in enumerate(head)]
+        weights = [Weight(at, entry.tokens + _pinned(pins, at), entry.is_user) for at, entry in enumerate(head)]
         for at, position in enumerate(known.alignment.positions):
             message = known.request.messages[own + at]
-            known_tokens = index[position].tokens if position is not None and position < len(index) else 0
-            tokens = known_tokens or estimate_tokens(chat.countable_text(message))
-            weights.append(Weight(position, tokens, message.get("role") == "user"))
-        pins = session.pins.values() if session else ()
+            counted = index[position].tokens if position is not None and position < len(index) else 0
+            tokens = counted or estimate_tokens(chat.countable_text(message))
+            weights.append(Weight(position, tokens + _pinned(pins, position), message.get("role") == "user"))
         fixed = sum(estimate_tokens(chat.countable_text(message)) for message in known.request.messages[:own])
-        fixed += self._policy.max_memory_tokens + sum(len(pin.block) // 4 for pin in pins)
+        fixed += self._memory_tokens(known.request) + NOTE_SHARE * available // 100
         return choose_cut(weights, cut=now, fixed=fixed, available=available, keep_share=self._policy.keep_share)
+
+    def _memory_tokens(self, request: ChatRequest) -> int:
+        """What a memory block may take: what the operator allows, and never much of a small window."""
+        return min(self._policy.max_memory_tokens, MEMORY_SHARE * self._available(request) // 100)
 
     async def _history(self, known: Remembered, first: int, degraded: list[str]) -> Sequence[StoredMessage]:
         """The stored messages first..head, from what was read along or, if that is too short, by another look-up."""
@@ -157,6 +169,14 @@ class Assembler:
         if found.degraded:
             degraded.append("instructions")
         return msgspec.json.decode(found.value, type=list[JsonObject]) if found.value else ()
+
+
+def _pinned(pins: Mapping[int, Pin], position: int | None) -> int:
+    return _block_tokens(pins[position].block) if position is not None and position in pins else 0
+
+
+def _block_tokens(block: str) -> int:
+    return len(block) // CAUTIOUS_BYTES_PER_TOKEN
 
 
 def shown_sessions(known: Remembered) -> tuple[str, ...]:

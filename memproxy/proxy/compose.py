@@ -96,16 +96,19 @@ def message_without_blocks(message: JsonObject) -> JsonObject:
     return message if stripped == text else chat.with_text(message, stripped)
 
 
-def cut_note(dropped: Sequence[JsonObject], query: str, *, summary: str) -> str:
+def cut_note(dropped: Sequence[JsonObject], query: str, *, summary: str, max_tokens: int) -> str:
     """The block that stands for dropped messages: summary, identifiers that stood in them, and what fits the query."""
-    texts = [text for message in dropped if (text := _everything_in(message))]
+    texts = [text for message in dropped if (text := chat.countable_text(message))]
+    room = max_tokens - estimate_tokens(CUT_OPENING + CUT_CLOSING)
     parts = []
     if summary:
         parts.append("Summary: " + _quoted(summary))
-    identifiers = identifiers_in(texts, max_tokens=IDENTIFIER_TOKENS)
+        room -= estimate_tokens(parts[-1])
+    identifiers = identifiers_in(texts, max_tokens=min(IDENTIFIER_TOKENS, room // 2))
     if identifiers:
         parts.append("Identifiers mentioned, newest first: " + ", ".join(_quoted(name) for name in identifiers))
-    parts += ["- " + _quoted(piece) for piece in pieces_for(query, dropped, max_tokens=PIECES_TOKENS)]
+        room -= estimate_tokens(parts[-1])
+    parts += ["- " + _quoted(piece) for piece in pieces_for(query, dropped, max_tokens=min(PIECES_TOKENS, room))]
     return "\n".join([CUT_OPENING, *parts, CUT_CLOSING]) if parts else ""
 
 
@@ -145,15 +148,6 @@ def pieces_for(query: str, messages: Sequence[JsonObject], *, max_tokens: int) -
             break
         chosen.append(at)
     return [lines[at][0] for at in sorted(chosen)]
-
-
-def _everything_in(message: JsonObject) -> str:
-    arguments = [
-        str((call.get("function") or {}).get("arguments", ""))
-        for call in message.get("tool_calls") or ()
-        if isinstance(call, dict)
-    ]
-    return "\n".join([chat.message_text(message), *arguments])
 
 
 def compose(

@@ -16,7 +16,7 @@ import msgspec
 
 from memproxy.clock import Clock
 from memproxy.errors import StoreError, StoreUnavailableError
-from memproxy.proxy.align import Alignment, Shape, align
+from memproxy.proxy.align import Alignment, align
 from memproxy.proxy.compose import Cut, Placement, message_without_blocks
 from memproxy.proxy.conversation import Conversation, extend, flags_of, stored_entries
 from memproxy.records import JsonObject, Outcome, Pin, SessionKey, StoredMessage, Turn
@@ -353,8 +353,8 @@ def _facts(
     }
     if session is None or alignment.branches:
         facts["created_at"] = exchange.at.isoformat()
-    if alignment.shape is Shape.NEWEST and alignment.head:
-        facts["sends_newest"] = "1"
+    if not alignment.head and any(alignment.known):
+        facts["resends"] = "1"
     if exchange.cut.position:
         facts |= {"cut": str(exchange.cut.position), "cut_note": exchange.cut.note}
     if not exchange.request.instructions and session is not None:

@@ -58,7 +58,7 @@ class ProxyApp:
             await client.refuse(error, [(b"x-memproxy-request-id", request_id.encode())], body)
 
     async def _serve(self, client: Client) -> None:
-        path = split_path(_without_double_slashes(client.raw_path))
+        path = split_path(client.raw_path)
         if client.headers.get("upgrade", "").lower() == "websocket":
             await client.start(426, [(b"content-length", b"0"), (b"connection", b"close")])
             await client.end()
@@ -87,13 +87,6 @@ class ProxyApp:
             into=relayed,
         )
         self._metrics.requests.labels("passed", f"{(relayed.status or 499) // 100}xx").inc()
-
-
-def _without_double_slashes(raw_path: bytes) -> bytes:
-    """Base URLs with a trailing slash make `//v1` or `/v1//chat`."""
-    while b"//" in raw_path:
-        raw_path = raw_path.replace(b"//", b"/")
-    return raw_path
 
 
 def _is_forwarded(raw_path: bytes, path: SplitPath) -> bool:

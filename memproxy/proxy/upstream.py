@@ -4,10 +4,12 @@ httpx's request and response types travel over an aiohttp-backed transport that 
 an eighth of the cost of httpx's own pool, whose cost also grows with concurrency.
 
 Headers: hop-by-hop headers (RFC 9110, section 7.6.1) and memproxy's own are dropped in both directions; everything else
-passes. Cookies are never kept: callers share the connections. Redirects are the client's to follow. Only a connect that
+passes, but `Expect`: who asked for it has memproxy's own answer, and aiohttp would wait for another one without end.
+Cookies are never kept: callers share the connections. Redirects are the client's to follow. Only a connect that
 failed is tried again, since nothing of the request can have arrived.
 """
 
+import io
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -43,6 +45,9 @@ OWN_PREFIX = b"x-memproxy-"
 CONNECT_ATTEMPTS = 2
 MAX_HEADER_BYTES = 64 * 1024
 """Providers send long rate-limit and policy headers; aiohttp's own limit is 8 KB."""
+
+LARGE_BYTES = 1_048_576
+"""From here on aiohttp warns that writing a body in one go blocks the event loop."""
 
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
@@ -89,10 +94,8 @@ class ExactTransport(AiohttpTransport):
         response = await self.client.request(
             request.method,
             URL(request.extensions["url"], encoded=True),
-            headers=[
-                (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.extensions["headers"]
-            ],
-            data=request.extensions["body"] or None,
+            headers=[(name.decode("latin-1"), _header_text(value)) for name, value in request.extensions["headers"]],
+            data=_sendable(request.extensions["body"]),
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(sock_connect=timeout["connect"], sock_read=timeout["read"]),
         )
@@ -166,7 +169,7 @@ class Upstream:
     def _request_headers(
         self, headers: Iterable[tuple[bytes, bytes]], *, readable: bool, is_sized: bool
     ) -> list[tuple[bytes, bytes]]:
-        made_anew = {b"host", b"content-length"} if is_sized else {b"host"}
+        made_anew = {b"host", b"expect", b"content-length"} if is_sized else {b"host", b"expect"}
         kept = [(name, value) for name, value in end_to_end(headers) if name not in made_anew]
         if readable:
             kept = [(name, value) for name, value in kept if name != b"accept-encoding"]
@@ -177,12 +180,28 @@ class Upstream:
         return kept
 
 
+def _sendable(body: bytes | AsyncIterator[bytes]) -> bytes | io.BytesIO | AsyncIterator[bytes] | None:
+    """The body as aiohttp writes it best: a large one piece by piece, so that other requests get their turn."""
+    if isinstance(body, bytes) and len(body) > LARGE_BYTES:
+        return io.BytesIO(body)
+    return body or None
+
+
 def _ascii(raw: bytes) -> str:
     """A raw part of a request's target; bytes that a target can't hold are percent-encoded, nothing else changes."""
     return quote_from_bytes(raw, safe=_TARGET)
 
 
-_TARGET = bytes(range(0x21, 0x7F)).decode()
+_TARGET = bytes(range(0x21, 0x7F)).decode().replace("#", "")
+"""A `#` would begin a fragment, which is not sent."""
+
+
+def _header_text(value: bytes) -> str:
+    """A header's value so that aiohttp, which writes UTF-8, sends the bytes that came; Latin-1 becomes UTF-8."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -55,7 +55,8 @@ class LoadedSession:
     """Empty when the chain fits exactly and nothing was cut."""
     tail: tuple[StoredMessage, ...] = ()
     """The newest messages; read only when the chain does not fit exactly."""
-    sends_newest: bool = False
+    sends_newest: bool = True
+    """No request has sent earlier messages again so far."""
     cut: int = 0
     """Messages of the log that requests leave out by now."""
     cut_note: str = ""
@@ -231,7 +232,7 @@ def _loaded(scope: Scope, reply: list[Any]) -> LoadedSession:
         pins={int(place): _PIN.decode(raw) for place, raw in zip(pins[::2], pins[1::2], strict=True)},
         index=tuple(IndexEntry(*entry) for entry in ENTRY.iter_unpack(index)),
         tail=tuple(_MESSAGE.decode(row) for row in tail),
-        sends_newest=fact.get("sends_newest") == "1",
+        sends_newest=fact.get("resends") != "1",
         cut=int(fact.get("cut", 0)),
         cut_note=fact.get("cut_note", ""),
         summary=fact.get("summary", ""),

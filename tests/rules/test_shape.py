@@ -37,7 +37,7 @@ UNCHANGING = frozenset(
 )  # fmt: skip
 """What may be called while a module is imported: it gives something that nobody can change, and touches nothing."""
 
-TEXT_METHODS = frozenset({"decode", "join", "split"})
+TEXT_METHODS = frozenset({"decode", "join", "replace", "split"})
 """Methods of strings and bytes that may be called, too."""
 
 

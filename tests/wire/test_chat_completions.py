@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from memproxy.records import JsonObject
 from memproxy.wire import chat_completions as chat
 from memproxy.wire.chat_completions import NO_ANSWER, Answer, ChatRequest
+from tests.fakes.shared_data import trajectories
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "chat_completions"
 STREAMS = sorted(CORPUS.glob("*.sse"))
 EXPECTED = json.loads((CORPUS / "expected.json").read_text())
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 quick = settings(max_examples=120, deadline=None)
 
@@ -72,6 +72,7 @@ def result(id_: str, content: str = "found") -> JsonObject:
         b'{"messages": [{"role": "user", "content": "hi"}',
         b"\x28\xb5\x2f\xfd zstd",
     ],
+    ids=lambda body: repr(body[:60]),
 )
 def test_what_is_no_request_is_left_to_the_model_server(body: bytes) -> None:
     """Whoever sends something odd gets the provider's own error, not one of memproxy's."""
@@ -360,13 +361,6 @@ def test_calls_with_one_id_keep_all_their_results() -> None:
     assert chat.complete_pairs(same) == same
 
 
-def trajectories(limit: int) -> list[list[JsonObject]]:
-    path = SHARED / "trajectories.jsonl"
-    if not path.exists():
-        pytest.skip("the evaluation data is not beside the repository")
-    return [json.loads(line)["messages"] for line in path.read_text().splitlines()[:limit]]
-
-
 def unanswered(messages: Sequence[JsonObject]) -> list[str]:
     """What a provider would complain about."""
     faults, open_ids = [], list[str]()
@@ -384,7 +378,7 @@ def unanswered(messages: Sequence[JsonObject]) -> list[str]:
 
 def test_real_trajectories_cut_anywhere_stay_well_formed_and_whole() -> None:
     """Wherever a long agent run is cut, what is sent is accepted, and no complete exchange is missing from it."""
-    for messages in trajectories(12):
+    for messages in [trajectory["messages"] for trajectory in trajectories()[:12]]:
         assert chat.complete_pairs(messages) == messages
         for cut in range(len(messages)):
             head, tail = messages[:cut], messages[cut:]
@@ -493,6 +487,7 @@ def test_a_whole_answer_is_read() -> None:
     [b"", b"x", b"[]", b"{}", b"null", b'{"choices":null}', b'{"choices":[]}', b'{"choices":[{}]}', b'{"choices":[1]}',
      b'{"choices":[{"message":"x"}]}', b'{"choices":[{"index":1,"message":{}}]}', b"\xff", b"[" * 100_000,
      b'{"choices":[{"message":{"content":"\\ud800"}}]}'],
+    ids=lambda body: repr(body[:20]),
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["application/json", "text/event-stream", "", "text/html"])
 @pytest.mark.parametrize("encoding", ["", "gzip", "br", "zstd"])
