@@ -86,12 +86,39 @@ class StoredMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
-    """The block that was put before a message; replayed as it is, so that the provider's prompt cache keeps hitting."""
+class ToolCall:
+    """One call of a tool that a model asked for."""
 
-    block: str
+    id: str
+    name: str
+    arguments: str
+    """JSON as the model wrote it; may be empty or broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """The result of a call that was answered inside."""
+
+    call: ToolCall
+    content: str
+    """Exactly what the tool message holds."""
+    source: str
+    """`cache` or `memory`."""
+    age_s: float | None = None
+    """How old a cached result is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What was sent beside or in place of a message; replayed as it is, so that the provider's prompt cache keeps
+    hitting and the model keeps its evidence."""
+
+    block: str = ""
+    """Goes before the words of a user's message."""
     memories: tuple[str, ...] = ()
-    """The ids of the memories in it."""
+    """The ids of the memories in the block."""
+    instead: tuple[JsonObject, ...] = ()
+    """Stands for an answer that took calls which were answered inside: the calls, their results, the answer itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class Assembler:
             return None, ()
         session, position = known.session, known.alignment.positions[newest]
         pins = session.pins if session else {}
-        if position in pins:
+        if position in pins and known.alignment.known[newest]:
             return None, ()
         own = known.request.instructions
         said = [chat.message_text(m) for m in known.request.messages[own:] if m.get("role") == "user"]
@@ -119,7 +119,7 @@ class Assembler:
         head, pins = index[: known.alignment.head], session.pins if session else {}
         available = self._available(known.request)
         size = len(known.request.body) // CAUTIOUS_BYTES_PER_TOKEN + sum(entry.tokens for entry in head)
-        size += sum(_block_tokens(pin.block) for pin in pins.values())
+        size += sum(_pinned(pins, position) for position in pins)
         if size <= available and not now:
             return now
         weights = [Weight(at, entry.tokens + _pinned(pins, at), entry.is_user) for at, entry in enumerate(head)]
@@ -172,7 +172,10 @@ class Assembler:
 
 
 def _pinned(pins: Mapping[int, Pin], position: int | None) -> int:
-    return _block_tokens(pins[position].block) if position is not None and position in pins else 0
+    if position is None or position not in pins:
+        return 0
+    hidden = sum(estimate_tokens(chat.countable_text(message)) for message in pins[position].instead)
+    return _block_tokens(pins[position].block) + hidden
 
 
 def _block_tokens(block: str) -> int:

@@ -31,9 +31,13 @@ IDENTIFIER_TOKENS = 150
 PIECES_TOKENS = 400
 """Measured: identifiers and pieces of this size keep 95 to 98 % of what later tool calls need."""
 
-_OWN_TAG = re.compile(r"<(?=/?memproxy-)")
-_OWN_BLOCK = re.compile(r"<(memproxy-memory|memproxy-earlier)\b[^>]*>.*?</\1>\s*", re.DOTALL)
-_IDENTIFIER = re.compile(r"[A-Za-z0-9#][A-Za-z0-9_#.@/-]{3,}[A-Za-z0-9]")
+_OWN_TAG = re.compile(r"<(?=\s*/?\s*memproxy)", re.IGNORECASE)
+_OWN_NAMES = ("memproxy-memory", "memproxy-earlier")
+_BLANK = re.compile(r"\s*")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9#][A-Za-z0-9_#.@/-]*")
+_IDENTIFIER_LENGTHS = range(5, 65)
+"""Characters; what is longer is a path or encoded data, and would take the room of all others."""
+_HAS_DIGIT, _HAS_OTHER = re.compile(r"[0-9]"), re.compile(r"[A-Za-z#]")
 _WORD = re.compile(r"\w{3,}")
 
 
@@ -86,7 +90,19 @@ def _quoted(text: str) -> str:
 
 def without_blocks(text: str) -> str:
     """Text without blocks that memproxy put into it, so that memory never feeds on itself."""
-    return _OWN_BLOCK.sub("", text) if "<memproxy-" in text else text
+    for name in _OWN_NAMES:
+        text = _without(text, f"<{name}", f"</{name}>")
+    return text
+
+
+def _without(text: str, opening: str, closing: str) -> str:
+    """Text without what stands between these two, and the blanks behind it. Linear, whatever a client sends."""
+    kept, at = [], 0
+    while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start)) >= 0:
+        kept.append(text[at:start])
+        blank = _BLANK.match(text, end + len(closing))
+        at = blank.end() if blank else len(text)
+    return "".join([*kept, text[at:]]) if at else text
 
 
 def message_without_blocks(message: JsonObject) -> JsonObject:
@@ -117,8 +133,9 @@ def identifiers_in(texts: Sequence[str], *, max_tokens: int) -> list[str]:
     found: dict[str, None] = {}
     for text in reversed(texts):
         for match in _IDENTIFIER.findall(text):
-            if any(char.isdigit() for char in match) and any(char.isalpha() or char == "#" for char in match):
-                found.setdefault(match)
+            name = match.rstrip("_#.@/-")
+            if len(name) in _IDENTIFIER_LENGTHS and _HAS_DIGIT.search(name) and _HAS_OTHER.search(name):
+                found.setdefault(name)
     chosen, room = [], max_tokens
     for name in found:
         room -= estimate_tokens(name) + 1
@@ -169,19 +186,28 @@ def compose(
     """
     own = request.instructions
     blocks = _blocks(request, alignment, pins=pins, placement=placement, cut=cut, own=own)
+    instead = {
+        own + index: pins[position].instead
+        for index, position in enumerate(alignment.positions)
+        if position is not None and position in pins and alignment.known[index] and pins[position].instead
+    }
     dropped = {
         own + index
         for index, position in enumerate(alignment.positions)
         if position is not None and position < cut.position
     }
-    if not (history or instructions or blocks or dropped):
+    if not (history or instructions or blocks or instead or dropped):
         return request.body
     raws = chat.raw_messages(request)
     out = [chat.encode_message(message) for message in instructions]
     out += raws[:own]
     out += _history(request, history, history_from=history_from, pins=pins, cut=cut, own=own)
     for index in range(own, len(raws)):
-        if index not in dropped:
+        if index in dropped:
+            continue
+        if index in instead:
+            out += [chat.encode_message(message) for message in instead[index]]
+        else:
             out.append(chat.with_blocks(raws[index], blocks[index]) if index in blocks else raws[index])
     return chat.with_messages(request, out)
 
@@ -203,7 +229,7 @@ def _blocks(
             continue
         here = [] if noted else [cut.note]
         noted = True
-        if position in pins:
+        if position in pins and alignment.known[index] and pins[position].block:
             here.append(pins[position].block)
         if placement is not None and placement.index == own + index:
             here.append(placement.pin.block)
@@ -227,13 +253,14 @@ def _history(
     out = []
     whole = chat.complete_pairs([stored.message for stored in history], request.messages[own:])
     for message in whole:
+        pin = pins.get(positions.get(id(message), -1), Pin())
+        if pin.instead:
+            out += [chat.encode_message(each) for each in pin.instead]
+            continue
         raw = chat.encode_message(chat.replayable(message))
         if message.get("role") == "user":
-            position = positions.get(id(message), -1)
-            here = [] if noted else [cut.note]
+            here = ([] if noted else [cut.note]) + ([pin.block] if pin.block else [])
             noted = True
-            if position in pins:
-                here.append(pins[position].block)
             raw = chat.with_blocks(raw, here) if here else raw
         out.append(raw)
     return out

@@ -29,6 +29,7 @@ from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey
 from memproxy.storage import schema
 from memproxy.storage.working import LoadedSession
 from memproxy.telemetry import Metrics
+from memproxy.wire import chat_answers
 from memproxy.wire import chat_completions as chat
 
 log = logging.getLogger(__name__)
@@ -181,9 +182,9 @@ class Pipeline:
         receipt: JsonObject,
     ) -> None:
         """Hand the exchange to the recorder, if it is to be remembered."""
-        known, answer = outbound.remembered, chat.NO_ANSWER
+        known, answer = outbound.remembered, chat_answers.NO_ANSWER
         if relayed.status is not None and relayed.is_observed:
-            answer = chat.read_answer(
+            answer = chat_answers.read_answer(
                 relayed.chunks, content_type=relayed.content_type, content_encoding=relayed.content_encoding
             )
         outcome = relayed.outcome
@@ -271,7 +272,7 @@ def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[s
     return [schema.chain_key(scope, None, prefix.chain) for prefix in conversation.prefixes[:1]]
 
 
-def marks_after(known: Remembered, answer: chat.Answer) -> list[str]:
+def marks_after(known: Remembered, answer: chat_answers.Answer) -> list[str]:
     """What a next request of this conversation will wait for."""
     if known.claims.session is not None:
         return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]

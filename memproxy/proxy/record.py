@@ -27,7 +27,8 @@ from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.tokens import EXACT_LIMIT, MESSAGE_OVERHEAD, count_tokens
 from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_completions import Answer, ChatRequest
+from memproxy.wire.chat_answers import Answer
+from memproxy.wire.chat_completions import ChatRequest
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The chat-completions dialect: read a request, rewrite its messages, read the answer from recorded bytes.
+"""The chat-completions dialect: read a request and rewrite its messages; answers are `chat_answers`.
 
 Request bodies are read by decoding once; they are rewritten by splicing, so that every field and every message that
 memproxy does not touch keeps its bytes (number formats, key order, unknown fields). Source of the shapes: OpenAI's API
@@ -7,7 +7,6 @@ reference, "Create chat completion" and its streaming chunks, and what compatibl
 
 import hashlib
 import math
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Any
 import msgspec
 
 from memproxy.records import JsonObject
-from memproxy.wire.sse import SseTooLargeError, parse_stream
 
 INSTRUCTION_ROLES = frozenset({"system", "developer"})
 """Roles whose leading messages are the agent's instructions, not part of the conversation."""
@@ -26,9 +24,6 @@ _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
 _CANONICAL = msgspec.json.Encoder(order="sorted")
-
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""How far a compressed answer is unpacked for reading: a few KB can stand for gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +61,6 @@ class ChatRequest:
                 break
             count += 1
         return count
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model server answered, as far as it was read."""
-
-    message: JsonObject | None
-    """The first choice's message; None when there was none."""
-    finished: bool
-    """The first choice has a finish reason."""
-    usage: JsonObject | None = None
-    error: bool = False
-    """The stream carried an error object."""
-
-
-NO_ANSWER = Answer(message=None, finished=False)
 
 
 def read_request(body: bytes) -> ChatRequest | None:
@@ -296,134 +275,6 @@ def _results_after(messages: Sequence[Mapping[str, Any]], position: int) -> set[
             break
         found.add(str(message.get("tool_call_id")))
     return found
-
-
-def read_answer(chunks: Sequence[bytes], *, content_type: str, content_encoding: str) -> Answer:
-    """The answer in a response's recorded bytes; `NO_ANSWER` where it can't be read. Never raises."""
-    body = b"".join(chunks)
-    try:
-        if content_encoding.lower() in {"gzip", "deflate", "x-gzip"}:
-            body = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_ANSWER_BYTES)
-        if content_type.lower().startswith("text/event-stream"):
-            return _read_stream(body)
-        return _read_object(_DECODER.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error, SseTooLargeError):
-        return NO_ANSWER
-
-
-def _read_object(value: object) -> Answer:
-    if not isinstance(value, dict):
-        return NO_ANSWER
-    choice = _first_choice(value)
-    message = choice.get("message") if choice else None
-    if not isinstance(message, dict):
-        return Answer(None, finished=False, error="error" in value)
-    finished = choice.get("finish_reason") is not None if choice else False
-    return Answer(_as_assistant(message), finished=finished, usage=_usage(value))
-
-
-def _as_assistant(message: JsonObject) -> JsonObject:
-    """An answer is the assistant's, also where the server names no role or null."""
-    return {"role": "assistant", **{name: value for name, value in message.items() if name != "role"}}
-
-
-def _first_choice(value: Mapping[str, Any]) -> JsonObject | None:
-    choices = value.get("choices")
-    if not isinstance(choices, list):
-        return None
-    for choice in choices:
-        if isinstance(choice, dict) and choice.get("index", 0) == 0:
-            return choice
-    return None
-
-
-def _usage(value: Mapping[str, Any]) -> JsonObject | None:
-    usage = value.get("usage")
-    return usage if isinstance(usage, dict) else None
-
-
-def _read_stream(body: bytes) -> Answer:
-    message: JsonObject = {}
-    finished = error = False
-    usage: JsonObject | None = None
-    for event in parse_stream([body]):
-        if event.data == b"[DONE]":
-            break
-        try:
-            value = _DECODER.decode(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
-        if not isinstance(value, dict):
-            continue
-        error = error or value.get("error") is not None
-        usage = _usage(value) or usage
-        choice = _first_choice(value)
-        if choice is None:
-            continue
-        finished = finished or choice.get("finish_reason") is not None
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            _merge_delta(message, delta)
-    _close_calls(message)
-    whole = _as_assistant(message) if message else None
-    return Answer(whole, finished=finished, usage=usage, error=error)
-
-
-def _merge_delta(message: JsonObject, delta: JsonObject) -> None:
-    """Add a delta to the message: text grows, fragments of calls join, anything else is taken as it comes."""
-    for name, value in delta.items():
-        if name != "tool_calls":
-            _merge_value(message, name, value)
-        elif isinstance(value, list):  # null on every chunk is common, too
-            calls = message.setdefault(name, [])
-            for fragment in value:
-                if isinstance(fragment, dict):
-                    _merge_call(_call_of(fragment, calls), fragment)
-
-
-def _call_of(fragment: JsonObject, calls: list[JsonObject]) -> JsonObject:
-    """The call that a fragment continues, or a new one: index and id tell, and some servers send only one of them."""
-    index, name = fragment.get("index"), fragment.get("id")
-    for call in reversed(calls):
-        if call["index"] == index and (not name or call.get("id", name) == name):
-            return call
-    calls.append({"index": index})
-    return calls[-1]
-
-
-def _merge_call(call: JsonObject, fragment: JsonObject) -> None:
-    for name, value in fragment.items():
-        if name in {"id", "type"}:
-            if value:
-                call[name] = value
-        elif name != "index":
-            _merge_value(call, name, value)
-
-
-def _merge_value(target: JsonObject, name: str, value: Any) -> None:
-    before = target.get(name)
-    if value is None:
-        target.setdefault(name, None)
-    elif before is None:
-        target[name] = dict(value) if isinstance(value, dict) else value
-    elif isinstance(before, str) and isinstance(value, str):
-        target[name] = before + value
-    elif isinstance(before, list) and isinstance(value, list):
-        target[name] = [*before, *value]
-    elif isinstance(before, dict) and isinstance(value, dict):
-        for inner, inner_value in value.items():
-            _merge_value(before, inner, inner_value)
-    else:
-        target[name] = value
-
-
-def _close_calls(message: JsonObject) -> None:
-    """Put the calls into their order and form; without any, the field goes."""
-    calls = message.pop("tool_calls", [])
-    ordered = sorted(calls, key=lambda call: call["index"] if isinstance(call["index"], int) else 0)
-    if ordered:
-        whole = [{name: value for name, value in call.items() if name != "index"} for call in ordered]
-        message["tool_calls"] = [{"type": "function", **call} for call in whole]
 
 
 def without_calls(message: JsonObject) -> JsonObject:

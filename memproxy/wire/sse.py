@@ -167,3 +167,34 @@ def encode_event(data: bytes, event: str | None = None) -> bytes:
             raise ValueError(f"the name of a server-sent event cannot contain a line end: {event!r}")
         head = b"event: " + name + b"\n"
     return head + b"".join(b"data: " + line + b"\n" for line in _LINE_END.split(data)) + b"\n"
+
+
+_BLANK_LINE = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r(?!\n)|\n)")
+
+
+class RawEvents:
+    """Cuts a stream at its blank lines without changing a byte: the pieces, joined, are the stream.
+
+    For whoever has to hold or leave out whole events while all others pass as they came. An event whose blank line ends
+    in CR is given when the next byte shows that no LF belongs to it.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that `chunk` completes, each with its blank line."""
+        buffer = self._rest + chunk
+        pieces, start = [], 0
+        for blank in _BLANK_LINE.finditer(buffer):
+            if blank.end() == len(buffer) and buffer.endswith(b"\r"):
+                break
+            pieces.append(buffer[start : blank.end()])
+            start = blank.end()
+        self._rest = buffer[start:]
+        return pieces
+
+    def close(self) -> list[bytes]:
+        """What is left: an event without its blank line."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest else []
