@@ -347,7 +347,7 @@ def test_only_words_are_kept_of_a_broken_off_answer() -> None:
     assert chat.without_calls(message) == assistant("so far")
 
 
-def request(body: bytes) -> ChatRequest:
+def request(body: bytes) -> chat.ChatRequest:
     read = chat.read_request(body)
     assert read is not None
     return read
