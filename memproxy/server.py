@@ -1,6 +1,7 @@
 """Run memproxy's processes: the server with its workers, or workers alone, until a signal ends them."""
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import signal
@@ -95,7 +96,15 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     if parent is not None:  # killed, it can't end us: without it nobody would, and the port stayed taken
         asyncio.get_running_loop().add_reader(parent.sentinel, stopped.set)
     async with running(settings, sockets=sockets) as instance:
+        _tune_garbage_collection()
         await instance.until(stopped)
+
+
+def _tune_garbage_collection() -> None:
+    """What was loaded at start stays for good: looking through it again and again costs pauses of 0.1 s."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 class Server(uvicorn.Server):

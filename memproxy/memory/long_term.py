@@ -7,9 +7,11 @@ Without a user there is no long-term memory: nothing is written, and nothing is 
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from memproxy.embedding import Embedder
+from memproxy.errors import StoreError
 from memproxy.memory import ranking
 from memproxy.memory.ranking import Floor, Fused
 from memproxy.records import MemoryRecord, Scope, ScoredMemory
@@ -27,6 +29,9 @@ DOCUMENT_CHARS = 8_000
 DOCUMENT_TERMS = 600
 """What is indexed of one memory; a longer one is still told whole."""
 
+EDIT_ATTEMPTS = 5
+"""How often an edit begins anew because somebody else was faster."""
+
 EVERYTHING = Filter()
 DEFAULT_FLOOR = Floor()
 
@@ -43,12 +48,28 @@ class LongTermMemory:
     async def remember(self, records: Sequence[MemoryRecord]) -> int:
         """Store memories and say how many are new; an id that is known is replaced and keeps its first time."""
         kept = [record for record in records if record.scope.user is not None]
-        if not kept:
-            return 0
-        vectors = await self._embedder.embed_documents([record.text for record in kept])
-        terms = await asyncio.to_thread(_terms_of, kept)
-        indexed = zip(kept, terms, vectors, strict=True)
-        return await self._store.write([IndexedMemory(record, *both, vector) for record, both, vector in indexed])
+        return await self._store.write(await self._indexed(kept)) if kept else 0
+
+    async def edit(
+        self, scope: Scope, memory_id: str, change: Callable[[MemoryRecord], MemoryRecord]
+    ) -> MemoryRecord | None:
+        """Change one memory and give it back as it is then; None when there is none. Id, scope and first time stay.
+
+        What others change or delete at the same time is not lost: `change` is then asked again, with the newest record.
+        What it raises comes through. Raises `StoreError` when others are always faster.
+        """
+        if scope.user is None:
+            return None
+        for _ in range(EDIT_ATTEMPTS):
+            known = await self._store.find(scope, memory_id)
+            if known is None:
+                return None
+            fixed = known.record
+            edited = replace(change(fixed), id=fixed.id, scope=fixed.scope, created_at=fixed.created_at)
+            (indexed,) = await self._indexed([edited])
+            if await self._store.rewrite(indexed, known=known):
+                return edited
+        raise StoreError("A memory kept changing while it was edited.")
 
     async def search(
         self,
@@ -99,6 +120,12 @@ class LongTermMemory:
     async def forget_user(self, scope: Scope) -> int:
         """Delete every memory of this user, in all namespaces, and say how many there were."""
         return await self._store.delete_user(scope) if scope.user is not None else 0
+
+    async def _indexed(self, records: Sequence[MemoryRecord]) -> list[IndexedMemory]:
+        vectors = await self._embedder.embed_documents([record.text for record in records])
+        terms = await asyncio.to_thread(_terms_of, records)
+        indexed = zip(records, terms, vectors, strict=True)
+        return [IndexedMemory(record, *both, vector) for record, both, vector in indexed]
 
     def _relevant(
         self, fused: Sequence[Fused], found: dict[str, FoundMemory], terms: Sequence[str], *, candidates: int

@@ -79,12 +79,14 @@ class Assembler:
         if position in pins and known.alignment.known[newest]:
             return None, ()
         own = known.request.instructions
+        seen = frozenset(memory for pin in pins.values() for memory in pin.memories)
         said = [chat.message_text(m) for m in known.request.messages[own:] if m.get("role") == "user"]
         found = await self._recall.memories(
             known.scope,
             query_of([composing.without_blocks(text) for text in said]),
-            limit=2 * self._policy.max_memories,
+            limit=self._policy.max_memories,
             excluded_sessions=() if session and session.cut else shown_sessions(known),
+            excluded_ids=seen,
         )
         if found.degraded:
             degraded.append("recall")
@@ -92,7 +94,7 @@ class Assembler:
             found.value,
             max_memories=self._policy.max_memories,
             max_tokens=self._memory_tokens(known.request),
-            seen=frozenset(memory for pin in pins.values() for memory in pin.memories),
+            seen=seen,
         )
         return (Placement(own + newest, pin) if pin else None), found.value
 

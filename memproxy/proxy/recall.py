@@ -6,7 +6,7 @@ it may take longer than the search, which only adds to it. Nothing here raises: 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 TAIL = 100
 """Stored messages read along with a session whose history may have to be restored."""
+
+PARALLEL_SEARCHES = 4
+"""Searches in flight at once. All share one event loop: begun together, they would all miss the deadline together."""
 
 SHORT_QUERY_WORDS = 4
 """A message of so few words ("When will it arrive?") is looked up together with the one before it."""
@@ -57,6 +60,7 @@ class Recall:
         self._breaker = breaker
         self._session_deadline_s = session_deadline_s
         self._search_deadline_s = search_deadline_s
+        self._slots = asyncio.Semaphore(PARALLEL_SEARCHES)
 
     async def session(
         self, scope: Scope, named: str | None, conversation: Conversation, *, want_index: bool
@@ -84,15 +88,23 @@ class Recall:
         )
 
     async def memories(
-        self, scope: Scope, query: str, *, limit: int, excluded_sessions: Sequence[str]
+        self, scope: Scope, query: str, *, limit: int, excluded_sessions: Sequence[str], excluded_ids: Collection[str]
     ) -> Found[Sequence[ScoredMemory]]:
         """The memories that this query is about. The deadline is short: missing it does not speak against the store."""
         where = Filter(excluded_sessions=tuple(excluded_sessions))
-        return await self._ask(
-            lambda: self._memories.search(scope, query, limit=limit, where=where),
-            deadline_s=self._search_deadline_s,
-            otherwise=(),
-        )
+        try:
+            async with asyncio.timeout(self._session_deadline_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            return Found((), degraded=True)
+        try:
+            return await self._ask(
+                lambda: self._memories.search(scope, query, limit=limit, where=where, excluded_ids=excluded_ids),
+                deadline_s=self._search_deadline_s,
+                otherwise=(),
+            )
+        finally:
+            self._slots.release()
 
     async def _ask(self, look_up: Callable[[], Awaitable[T]], *, deadline_s: float, otherwise: T) -> Found[T]:
         if not self._breaker.allows():

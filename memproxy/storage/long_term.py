@@ -71,6 +71,8 @@ class FoundMemory:
 
     record: MemoryRecord
     terms: frozenset[str]
+    raw: bytes
+    """The record's bytes, by which `rewrite` sees whether it is still the same."""
 
 
 async def require_query_engine(redis: Redis) -> None:
@@ -99,6 +101,7 @@ class LongTermStore:
         self._index = AsyncSearchIndex(memory_index.index_schema(model, dims), redis_client=redis)
         scripts = resources.files("memproxy.storage") / "lua"
         self._remember = (scripts / "remember.lua").read_text("utf-8")
+        self._rewrite = (scripts / "rewrite_memory.lua").read_text("utf-8")
         self._read_memories = (scripts / "read_memories.lua").read_text("utf-8")
         self._decoder = msgspec.json.Decoder(MemoryRecord)
 
@@ -127,6 +130,17 @@ class LongTermStore:
             pipe.execute_command("EVAL", self._remember, 1, key, *self._arguments(memory))
         with translated("storing memories"):
             return sum(_checked(await pipe.execute(raise_on_error=False)))
+
+    async def rewrite(self, memory: IndexedMemory, *, known: FoundMemory) -> bool:
+        """Store a memory anew in place of what was found under its id; it keeps its first time. One round trip.
+
+        False when that was changed or deleted meanwhile: then nothing is written.
+        """
+        key = schema.memory_key(memory.record.scope, memory.record.id)
+        _, *fields = self._arguments(memory)
+        command: list[Any] = ["EVAL", self._rewrite, 1, key, known.raw, *fields]
+        with translated("changing a memory"):
+            return bool(await self._redis.execute_command(*command))  # type: ignore[no-untyped-call]  # redis-py's gap
 
     async def search(
         self,
@@ -169,6 +183,10 @@ class LongTermStore:
         with translated("reading memories"):
             rows = await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's gap
         return {key: self._read(*row) for key, row in zip(keys, rows, strict=True) if row[0] is not None}
+
+    async def find(self, scope: Scope, memory_id: str) -> FoundMemory | None:
+        """The memory with this id, if there is one. One round trip."""
+        return next(iter((await self.fetch([schema.memory_key(scope, memory_id)])).values()), None)
 
     async def get(self, scope: Scope, ids: Sequence[str]) -> list[MemoryRecord]:
         """The memories with these ids, in this order; unknown ids are left out. One round trip."""
@@ -290,7 +308,8 @@ class LongTermStore:
         except msgspec.DecodeError as error:
             raise StoreError("A stored memory can't be read; was it written by a newer memproxy?") from error
         first = datetime.fromtimestamp(float(created_at), UTC)
-        return FoundMemory(replace(record, created_at=first), frozenset(f"{text.decode()} {context.decode()}".split()))
+        terms = frozenset(f"{text.decode()} {context.decode()}".split())
+        return FoundMemory(replace(record, created_at=first), terms, raw)
 
 
 def _as_json(record: MemoryRecord) -> bytes:

@@ -14,6 +14,7 @@ another, and nothing that a client sent is readable in a key.
 | `idx` | string | one fixed-size entry a message: digest, tokens, flags | session |
 | `pin` | hash | position in the log -> the block injected there | session |
 | `sys` | string | the instructions that the session came with last | session |
+| `data` | hash | what the agent noted for the session: name -> JSON | session |
 | `c` | string | conversation chain: digest of a prefix -> its session | chain |
 | `r` | string | a request's receipt | receipt |
 | `m` | hash | one memory; indexed by the query engine | permanent |
@@ -74,7 +75,7 @@ def key(kind: str, scope: Scope, *parts: str | None) -> str:
 
 
 def session_key(kind: str, session: SessionKey) -> str:
-    """A key of one session's; `kind` is one of s, log, idx, pin."""
+    """A key of one session's; `kind` is one of s, log, idx, pin, sys, data."""
     return key(kind, session.scope, session.session, session.thread)
 
 
