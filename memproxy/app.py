@@ -25,6 +25,7 @@ from memproxy.proxy.routes import ProxyApp
 from memproxy.proxy.stages import Policy
 from memproxy.proxy.upstream import Upstream
 from memproxy.services import Services
+from memproxy.settings import Settings
 from memproxy.tokens import Windows
 
 OWN_SEGMENTS = frozenset({b"healthz", b"readyz", b"metrics", b"memproxy"})
@@ -66,14 +67,6 @@ class App:
 def create_app(services: Services, upstream: Upstream) -> App:
     """The application over these services."""
     settings = services.settings
-    policy = Policy(
-        memory=settings.memory,
-        default_user=settings.default_user or None,
-        max_body_bytes=int(settings.max_body_mb * 1_048_576),
-        max_memories=settings.recall_memories,
-        max_memory_tokens=settings.recall_tokens,
-        keep_share=settings.history_keep_share,
-    )
     recall = Recall(
         services.sessions,
         services.long_term,
@@ -90,14 +83,13 @@ def create_app(services: Services, upstream: Upstream) -> App:
         buffer_size=settings.record_buffer,
         deadline_s=settings.record_deadline_s,
     )
-    receipts = Receipts()
-    windows = Windows(settings.windows(), default=settings.default_window)
+    receipts, policy = Receipts(), _policy(settings)
     pipeline = Pipeline(
         upstream=upstream,
         recall=recall,
         recorder=recorder,
         receipts=receipts,
-        assembler=Assembler(recall, windows, policy),
+        assembler=Assembler(recall, Windows(settings.windows(), default=settings.default_window), policy),
         policy=policy,
         tenants=services.tenants,
         clock=services.clock,
@@ -112,6 +104,17 @@ def create_app(services: Services, upstream: Upstream) -> App:
         exception_handlers={MemproxyError: _own_error, HTTPException: _http_error},
     )
     return app
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        memory=settings.memory,
+        default_user=settings.default_user or None,
+        max_body_bytes=int(settings.max_body_mb * 1_048_576),
+        max_memories=settings.recall_memories,
+        max_memory_tokens=settings.recall_tokens,
+        keep_share=settings.history_keep_share,
+    )
 
 
 @get("/healthz", media_type=MediaType.JSON, sync_to_thread=False)

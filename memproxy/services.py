@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from redis.asyncio import Redis
+
 from memproxy.clock import Clock, SystemClock
 from memproxy.embedding import LocalEmbedder
 from memproxy.errors import StoreError, StoreUnavailableError, StoreUnfitError
@@ -61,9 +63,7 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
         StoreUnavailableError: the embedded store can't be started; the message says what to do.
         StoreUnfitError: the store answers but has no query engine.
     """
-    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        tasks = Tasks()
         url = settings.redis_url
         if not url:
             url = (await stack.enter_async_context(EmbeddedStore(settings.data_dir))).url
@@ -73,29 +73,10 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
         stack.push_async_callback(redis.aclose)
         embedder = await asyncio.to_thread(LocalEmbedder)
         await asyncio.to_thread(load_vocabulary)
+        model = await stack.enter_async_context(_extraction_model(settings)) if settings.extracts else None
         store = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
         long_term = LongTermMemory(store, embedder)
-        model = None
-        if settings.extracts:
-            model = await stack.enter_async_context(_extraction_model(settings))
-        sessions = SessionStore(
-            redis,
-            named_ttl_s=settings.session_ttl_s,
-            unnamed_ttl_s=settings.unnamed_session_ttl_s,
-            receipt_ttl_s=settings.receipt_ttl_s,
-        )
-        services = Services(
-            settings=settings,
-            clock=clock,
-            metrics=Metrics(),
-            tasks=tasks,
-            tenants=Tenants(tells_apart=settings.tells_tenants_apart),
-            sessions=sessions,
-            breaker=Breaker(threshold=BREAKER_FAILURES, pause_s=BREAKER_PAUSE_S, monotonic_s=clock.monotonic_s),
-            long_term=long_term,
-            extractor=Extractor(long_term, model=model),
-            queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
-        )
+        services = _assembled(settings, redis, clock or SystemClock(), long_term, Extractor(long_term, model=model))
         try:
             async with asyncio.timeout(START_DEADLINE_S):
                 await require_query_engine(redis)
@@ -105,8 +86,31 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
             waiting = Tasks()
             stack.push_async_callback(waiting.drain, 0)
             waiting.start(_prepare_when_there(services, store), name="prepare the store")
-        stack.push_async_callback(tasks.drain, settings.shutdown_grace_s)
+        stack.push_async_callback(services.tasks.drain, settings.shutdown_grace_s)
         yield services
+
+
+def _assembled(
+    settings: Settings, redis: Redis, clock: Clock, long_term: LongTermMemory, extractor: Extractor
+) -> Services:
+    sessions = SessionStore(
+        redis,
+        named_ttl_s=settings.session_ttl_s,
+        unnamed_ttl_s=settings.unnamed_session_ttl_s,
+        receipt_ttl_s=settings.receipt_ttl_s,
+    )
+    return Services(
+        settings=settings,
+        clock=clock,
+        metrics=Metrics(),
+        tasks=Tasks(),
+        tenants=Tenants(tells_apart=settings.tells_tenants_apart),
+        sessions=sessions,
+        breaker=Breaker(threshold=BREAKER_FAILURES, pause_s=BREAKER_PAUSE_S, monotonic_s=clock.monotonic_s),
+        long_term=long_term,
+        extractor=extractor,
+        queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
+    )
 
 
 def _extraction_model(settings: Settings) -> JsonModel:

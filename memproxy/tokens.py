@@ -15,8 +15,12 @@ import tiktoken
 EXACT_LIMIT = 4_000
 """Characters up to which counting is cheap enough for the event loop (about 0.15 ms)."""
 
-CHARS_PER_TOKEN = 3.5
-"""Prose has 4 to 4.5 characters per token in o200k; code, JSON and other scripts have fewer. Errs towards too many."""
+SAMPLES, SAMPLE_CHARS = 8, 500
+"""Pieces of a long text that are counted for an estimate. A fixed ratio would not do: prose has 4 to 5 characters per
+token in o200k, JSON of tools 2.6 to 3, encoded data 1.5, Chinese 1."""
+
+CAUTION = 1.1
+"""An estimate is raised by this: pieces can miss the densest part, and a cut too early does less harm than none."""
 
 MESSAGE_OVERHEAD = 4
 """Tokens that a message's frame costs besides its text. Source: OpenAI's cookbook on counting chat tokens."""
@@ -39,10 +43,12 @@ def count_tokens(text: str) -> int:
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of `text`: exact when it is short, otherwise estimated from its size in UTF-8."""
+    """Tokens of `text`: exact when it is short, otherwise estimated from pieces of it, rather too high."""
     if len(text) <= EXACT_LIMIT:
         return count_tokens(text)
-    return int(len(text.encode("utf-8", "surrogatepass")) / CHARS_PER_TOKEN) + 1
+    starts = [at * (len(text) - SAMPLE_CHARS) // (SAMPLES - 1) for at in range(SAMPLES)]
+    counted = sum(count_tokens(text[start : start + SAMPLE_CHARS]) for start in starts)
+    return int(CAUTION * counted * len(text) / (SAMPLES * SAMPLE_CHARS)) + 1
 
 
 class Windows:

@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from urllib.parse import quote
 
-from memproxy.proxy.stages import Inbound, Outbound
+from memproxy.proxy.stages import Inbound, Outbound, Remembered
 from memproxy.records import JsonObject
 
 KEPT = 1_000
@@ -65,14 +65,11 @@ def receipt_of(inbound: Inbound, outbound: Outbound) -> JsonObject:
     if outbound.reason:
         receipt["memory_left_out"] = outbound.reason
     if outbound.remembered is not None:
-        receipt |= _memory_receipt(outbound)
+        receipt |= _memory_receipt(outbound, outbound.remembered)
     return receipt
 
 
-def _memory_receipt(outbound: Outbound) -> JsonObject:
-    known = outbound.remembered
-    if known is None:
-        return {}
+def _memory_receipt(outbound: Outbound, known: Remembered) -> JsonObject:
     placement, chosen = outbound.placement, set(outbound.placement.pin.memories if outbound.placement else ())
     return {
         "identity": {

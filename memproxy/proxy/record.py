@@ -215,7 +215,7 @@ class Recorder:
         count = exchange.request.instructions
         if count and (session is None or session.instructions != instructions_digest(exchange.request)):
             raw = msgspec.json.encode(exchange.request.messages[:count])
-            await self._in_time(self._sessions.keep_instructions(key, raw=raw))
+            await self._in_time(self._sessions.keep_instructions(key, raw=raw, is_named=exchange.is_named))
 
 
 async def counted(messages: Sequence[JsonObject]) -> Sequence[int]:

@@ -37,19 +37,23 @@ class Relayed:
         """All bytes are in `chunks`."""
         return self.keeps and self.size <= OBSERVED_BYTES
 
+    def keep(self, chunk: bytes) -> None:
+        """Note a chunk that was written to the client."""
+        if self.first_byte_at_s is None:
+            self.first_byte_at_s = time.monotonic()
+        self.size += len(chunk)
+        if self.is_observed:
+            self.chunks.append(chunk)
+        else:
+            self.chunks.clear()
+
 
 async def relay(chunks: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[None]], into: Relayed) -> None:
     """Write each chunk as it arrives; `into` tells how far it went. Does not raise when the model server breaks off."""
     try:
         async for chunk in chunks:
-            if into.first_byte_at_s is None:
-                into.first_byte_at_s = time.monotonic()
             await write(chunk)
-            into.size += len(chunk)
-            if into.is_observed:
-                into.chunks.append(chunk)
-            else:
-                into.chunks.clear()
+            into.keep(chunk)
     except UpstreamError as error:
         into.outcome = Outcome.FAILED
         into.error = str(error)

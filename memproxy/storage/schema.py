@@ -17,6 +17,7 @@ another, and nothing that a client sent is readable in a key.
 | `data` | hash | what the agent noted for the session: name -> JSON | session |
 | `c` | string | conversation chain: digest of a prefix -> its session | chain |
 | `r` | string | a request's receipt | receipt |
+| `tool` | hash | results of tool calls that one session, user or tenant may be answered from | its longest-lived result |
 | `m` | hash | one memory; indexed by the query engine | permanent |
 | `q` | stream | turns waiting to be learned from, a stream a stage | permanent, trimmed when acknowledged |
 | `dead` | stream | turns that could not be learned from, a stream a stage | permanent, bounded |
@@ -82,6 +83,19 @@ def session_key(kind: str, session: SessionKey) -> str:
 def chain_key(scope: Scope, session: str | None, chain: str) -> str:
     """Where the conversation with this chain digest is remembered; `session` is the name the client gave, if any."""
     return key("c", scope, session, chain)
+
+
+def tool_key(session: SessionKey, shared_by: str = "session") -> str:
+    """Where the tool results are that this session shares with itself, with its `user`, or with its `tenant`.
+
+    A session without a user has none to share with: it keeps to itself. No kind crosses namespaces.
+    """
+    owner = session.scope
+    if shared_by == "tenant":
+        return key("tool", Scope(owner.tenant, None, owner.namespace))
+    if shared_by == "user" and owner.user is not None:
+        return key("tool", owner)
+    return session_key("tool", session)
 
 
 def receipt_key(tenant: str, request_id: str) -> str:

@@ -47,7 +47,8 @@ class SessionDataStore:
         kept = [(_as_bytes(name), _as_json(value)) for name, value in patch.items() if value is not None]
         if sum(len(name) + len(value) for name, value in kept) > max_bytes:
             return None
-        arguments = [max_bytes, self._unrecorded_ttl_ms, len(gone), *gone, *(part for pair in kept for part in pair)]
+        limits: list[int | bytes] = [max_bytes, self._unrecorded_ttl_ms, len(gone)]
+        arguments = [*limits, *gone, *(part for pair in kept for part in pair)]
         with translated("storing session data"):
             reply = await self._merge(keys=_keys(session), args=arguments)
         return None if reply is None else _read(reply)

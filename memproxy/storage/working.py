@@ -172,9 +172,9 @@ class SessionStore:
         with _readable():
             return tuple(_MESSAGE.decode(row) for row in rows)
 
-    async def keep_instructions(self, key: SessionKey, *, raw: bytes) -> None:
+    async def keep_instructions(self, key: SessionKey, *, raw: bytes, is_named: bool) -> None:
         """Remember the session's instructions, for requests that come without any."""
-        ttl_ms = self._ttls_ms[True]
+        ttl_ms = self._ttls_ms[is_named]
         with translated("storing instructions"):
             await self._redis.set(schema.session_key("sys", key), raw, px=ttl_ms or None)
 
