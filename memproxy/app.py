@@ -25,7 +25,6 @@ from memproxy.proxy.routes import ProxyApp
 from memproxy.proxy.stages import Policy
 from memproxy.proxy.upstream import Upstream
 from memproxy.services import Services
-from memproxy.settings import Settings
 from memproxy.tokens import Windows
 
 OWN_SEGMENTS = frozenset({b"healthz", b"readyz", b"metrics", b"memproxy"})
@@ -83,7 +82,7 @@ def create_app(services: Services, upstream: Upstream) -> App:
         buffer_size=settings.record_buffer,
         deadline_s=settings.record_deadline_s,
     )
-    receipts, policy = Receipts(), _policy(settings)
+    receipts, policy = Receipts(), _policy(services)
     pipeline = Pipeline(
         upstream=upstream,
         recall=recall,
@@ -106,7 +105,8 @@ def create_app(services: Services, upstream: Upstream) -> App:
     return app
 
 
-def _policy(settings: Settings) -> Policy:
+def _policy(services: Services) -> Policy:
+    settings = services.settings
     return Policy(
         memory=settings.memory,
         default_user=settings.default_user or None,

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-
-from redis.asyncio import Redis
+from typing import Any
 
 from memproxy.clock import Clock, SystemClock
 from memproxy.embedding import LocalEmbedder
@@ -76,41 +75,43 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
         model = await stack.enter_async_context(_extraction_model(settings)) if settings.extracts else None
         store = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
         long_term = LongTermMemory(store, embedder)
-        services = _assembled(settings, redis, clock or SystemClock(), long_term, Extractor(long_term, model=model))
-        try:
-            async with asyncio.timeout(START_DEADLINE_S):
-                await require_query_engine(redis)
-                await _prepare(services, store)
-        except (StoreUnavailableError, TimeoutError) as error:
-            log.warning("starting without memory, the store does not answer yet: %s", error)
-            waiting = Tasks()
-            stack.push_async_callback(waiting.drain, 0)
-            waiting.start(_prepare_when_there(services, store), name="prepare the store")
+        sessions = SessionStore(
+            redis,
+            named_ttl_s=settings.session_ttl_s,
+            unnamed_ttl_s=settings.unnamed_session_ttl_s,
+            receipt_ttl_s=settings.receipt_ttl_s,
+        )
+        clock = clock or SystemClock()
+        services = Services(
+            settings=settings,
+            clock=clock,
+            metrics=Metrics(),
+            tasks=Tasks(),
+            tenants=Tenants(tells_apart=settings.tells_tenants_apart),
+            sessions=sessions,
+            breaker=Breaker(threshold=BREAKER_FAILURES, pause_s=BREAKER_PAUSE_S, monotonic_s=clock.monotonic_s),
+            long_term=long_term,
+            extractor=Extractor(long_term, model=model),
+            queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
+        )
+        await _prepare_soon(stack, services, store, require_query_engine(redis))
         stack.push_async_callback(services.tasks.drain, settings.shutdown_grace_s)
         yield services
 
 
-def _assembled(
-    settings: Settings, redis: Redis, clock: Clock, long_term: LongTermMemory, extractor: Extractor
-) -> Services:
-    sessions = SessionStore(
-        redis,
-        named_ttl_s=settings.session_ttl_s,
-        unnamed_ttl_s=settings.unnamed_session_ttl_s,
-        receipt_ttl_s=settings.receipt_ttl_s,
-    )
-    return Services(
-        settings=settings,
-        clock=clock,
-        metrics=Metrics(),
-        tasks=Tasks(),
-        tenants=Tenants(tells_apart=settings.tells_tenants_apart),
-        sessions=sessions,
-        breaker=Breaker(threshold=BREAKER_FAILURES, pause_s=BREAKER_PAUSE_S, monotonic_s=clock.monotonic_s),
-        long_term=long_term,
-        extractor=extractor,
-        queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
-    )
+async def _prepare_soon(
+    stack: AsyncExitStack, services: Services, store: LongTermStore, check: Coroutine[Any, Any, None]
+) -> None:
+    """Make the store ready, now or when it comes."""
+    try:
+        async with asyncio.timeout(START_DEADLINE_S):
+            await check
+            await _prepare(services, store)
+    except (StoreUnavailableError, TimeoutError) as error:
+        log.warning("starting without memory, the store does not answer yet: %s", error)
+        waiting = Tasks()
+        stack.push_async_callback(waiting.drain, 0)
+        waiting.start(_prepare_when_there(services, store), name="prepare the store")
 
 
 def _extraction_model(settings: Settings) -> JsonModel:

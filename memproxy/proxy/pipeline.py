@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 
@@ -31,6 +32,7 @@ from memproxy.storage.working import LoadedSession
 from memproxy.telemetry import Metrics
 from memproxy.wire import chat_answers
 from memproxy.wire import chat_completions as chat
+from memproxy.wire.chat_answers import Answer
 
 log = logging.getLogger(__name__)
 
@@ -173,14 +175,7 @@ class Pipeline:
         for stage in outbound.degraded:
             self._metrics.degraded.labels(stage).inc()
 
-    def record(
-        self,
-        inbound: Inbound,
-        outbound: Outbound,
-        relayed: Relayed,
-        *,
-        receipt: JsonObject,
-    ) -> None:
+    def record(self, inbound: Inbound, outbound: Outbound, relayed: Relayed, *, receipt: JsonObject) -> None:
         """Hand the exchange to the recorder, if it is to be remembered."""
         known, answer = outbound.remembered, chat_answers.NO_ANSWER
         if relayed.status is not None and relayed.is_observed:
@@ -201,29 +196,43 @@ class Pipeline:
             receipt["error"] = relayed.error
         if known is None or not known.mode.writes or (relayed.status or 200) >= 300:
             return
-        self._recorder.submit(
-            Exchange(
-                request_id=inbound.id,
-                key=known.key,
-                is_named=known.claims.session is not None,
-                request=known.request,
-                conversation=known.conversation,
-                session=known.session,
-                alignment=known.alignment,
-                history=outbound.history,
-                placement=outbound.placement,
-                cut=outbound.cut,
-                answer=answer,
-                outcome=outcome,
-                learns=known.scope.user is not None,
-                at=inbound.at,
-                answered_at=self._clock.now(),
-                is_retry=known.is_retry,
-                is_blind="session" in known.degraded,
-                receipt=receipt,
-            ),
-            marks=marks_after(known, answer),
+        exchange = exchange_of(
+            inbound, outbound, known, answer=answer, outcome=outcome, answered_at=self._clock.now(), receipt=receipt
         )
+        self._recorder.submit(exchange, marks=marks_after(known, answer))
+
+
+def exchange_of(
+    inbound: Inbound,
+    outbound: Outbound,
+    known: Remembered,
+    *,
+    answer: Answer,
+    outcome: Outcome,
+    answered_at: datetime,
+    receipt: JsonObject,
+) -> Exchange:
+    """What recording needs of a request and its answer."""
+    return Exchange(
+        request_id=inbound.id,
+        key=known.key,
+        is_named=known.claims.session is not None,
+        request=known.request,
+        conversation=known.conversation,
+        session=known.session,
+        alignment=known.alignment,
+        history=outbound.history,
+        placement=outbound.placement,
+        cut=outbound.cut,
+        answer=answer,
+        outcome=outcome,
+        learns=known.scope.user is not None,
+        at=inbound.at,
+        answered_at=answered_at,
+        is_retry=known.is_retry,
+        is_blind="session" in known.degraded,
+        receipt=receipt,
+    )
 
 
 def memory_mode(headers: Mapping[str, str], default: MemoryMode) -> MemoryMode:
@@ -272,7 +281,7 @@ def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[s
     return [schema.chain_key(scope, None, prefix.chain) for prefix in conversation.prefixes[:1]]
 
 
-def marks_after(known: Remembered, answer: chat_answers.Answer) -> list[str]:
+def marks_after(known: Remembered, answer: Answer) -> list[str]:
     """What a next request of this conversation will wait for."""
     if known.claims.session is not None:
         return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
