@@ -16,6 +16,7 @@ from litestar.params import FromPath
 from memproxy.errors import MemproxyError, NotFoundError, RequestError, StoreError
 from memproxy.identity import credential_of
 from memproxy.proxy.assemble import Assembler
+from memproxy.proxy.cached_results import ToolCache
 from memproxy.proxy.client import Message, Receive, Send
 from memproxy.proxy.pipeline import Pipeline
 from memproxy.proxy.recall import Recall
@@ -89,6 +90,13 @@ def create_app(services: Services, upstream: Upstream) -> App:
         recorder=recorder,
         receipts=receipts,
         assembler=Assembler(recall, Windows(settings.windows(), default=settings.default_window), policy),
+        tool_cache=ToolCache(
+            services.tool_results,
+            services.tool_policy,
+            clock=services.clock,
+            metrics=services.metrics,
+            deadline_s=settings.session_deadline_s,
+        ),
         policy=policy,
         tenants=services.tenants,
         clock=services.clock,
@@ -114,6 +122,9 @@ def _policy(services: Services) -> Policy:
         max_memories=settings.recall_memories,
         max_memory_tokens=settings.recall_tokens,
         keep_share=settings.history_keep_share,
+        tool_cache=settings.tool_cache,
+        answer_rounds=settings.answer_rounds,
+        answer_s=settings.answer_s,
     )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from memproxy.demo.play import play, verdict
 from memproxy.errors import MemproxyError
+from memproxy.memory.tool_policy import parse_policy
 from memproxy.server import serve as run_server
 from memproxy.server import work as run_workers
 from memproxy.settings import Settings, read_settings, unknown_variables
@@ -74,6 +75,8 @@ def demo() -> None:
 def _started(options: dict[str, Any]) -> Settings:
     settings = read_settings(options)
     settings.windows()
+    text, source = settings.tool_rules()
+    parse_policy(text, source=source)
     configure_logging(settings.log_level)
     for name in unknown_variables(os.environ):
         log.warning("%s is set, but there is no such setting; it is ignored", name)

@@ -69,7 +69,7 @@ class BadIdentityError(RequestError):
 
 
 class BodyTooLargeError(RequestError):
-    """The body exceeds `server.max_body_bytes`."""
+    """The body exceeds `max_body_mb`."""
 
     status = 413
     code = "memproxy_body_too_large"

@@ -33,6 +33,15 @@ class MemoryMode(enum.StrEnum):
         return self in {MemoryMode.WRITE, MemoryMode.FULL}
 
 
+class ToolCacheMode(enum.StrEnum):
+    """What the cache of tool results may do for a request."""
+
+    OFF = "off"
+    OBSERVE = "observe"
+    """Learn, and count what would have been answered."""
+    ANSWER = "answer"
+
+
 class MemoryType(enum.StrEnum):
     """The kinds of long-term memory, named as agent-memory-server names them."""
 
@@ -100,7 +109,7 @@ class ToolAnswer:
     """The result of a call that was answered inside."""
 
     call: ToolCall
-    content: str
+    content: str | list[Any]
     """Exactly what the tool message holds."""
     source: str
     """`cache` or `memory`."""

@@ -15,12 +15,14 @@ from memproxy.extraction.extract import Extractor
 from memproxy.identity import Tenants
 from memproxy.llm import JsonModel
 from memproxy.memory.long_term import LongTermMemory
+from memproxy.memory.tool_policy import ToolPolicy, parse_policy
 from memproxy.settings import Settings
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore, require_query_engine
 from memproxy.storage.queue import Stage, TurnQueue
+from memproxy.storage.tool_results import ToolResultStore
 from memproxy.storage.working import SessionStore
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
@@ -50,6 +52,8 @@ class Services:
     long_term: LongTermMemory
     extractor: Extractor
     queues: dict[Stage, TurnQueue]
+    tool_policy: ToolPolicy
+    tool_results: ToolResultStore
 
 
 @asynccontextmanager
@@ -62,6 +66,8 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
         StoreUnavailableError: the embedded store can't be started; the message says what to do.
         StoreUnfitError: the store answers but has no query engine.
     """
+    text, source = settings.tool_rules()
+    policy = parse_policy(text, source=source)
     async with AsyncExitStack() as stack:
         url = settings.redis_url
         if not url:
@@ -93,6 +99,8 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
             long_term=long_term,
             extractor=Extractor(long_term, model=model),
             queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
+            tool_policy=policy,
+            tool_results=ToolResultStore(redis, max_results=policy.max_results, max_bytes=policy.max_session_bytes),
         )
         await _prepare_soon(stack, services, store, require_query_engine(redis))
         stack.push_async_callback(services.tasks.drain, settings.shutdown_grace_s)

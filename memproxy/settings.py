@@ -23,7 +23,7 @@ from pydantic_settings import (
 from typing_extensions import override
 
 from memproxy.errors import SettingsError
-from memproxy.records import MemoryMode
+from memproxy.records import MemoryMode, ToolCacheMode
 
 PREFIX = "MEMPROXY_"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     recall_tokens: int = Field(800, ge=50)
     recall_deadline_s: float = Field(0, ge=0)
 
+    tool_cache: ToolCacheMode = ToolCacheMode.ANSWER
+    tools_file: Path | None = None
+    answer_rounds: int = Field(8, ge=1, le=50)
+    answer_s: float = Field(60, gt=0)
+
     default_window: int = Field(128_000, ge=1_000)
     models_file: Path | None = None
     history_keep_share: float = Field(0.6, gt=0, lt=1)
@@ -135,6 +140,18 @@ class Settings(BaseSettings):
     def recall_deadline(self) -> float:
         """Seconds that a search may take: what is set, else by how far away the store is."""
         return self.recall_deadline_s or (0.3 if self.redis_url and "@localhost" not in self.redis_url else 0.05)
+
+    def tool_rules(self) -> tuple[str, str]:
+        """The text of the file of rules for tools, and where it stands.
+
+        Raises:
+            SettingsError: the file can't be read.
+        """
+        path = self.tools_file or _packaged("tools.toml")
+        try:
+            return path.read_text("utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"The file {path} can't be read: {error}.") from error
 
     def windows(self) -> Mapping[str, int]:
         """Context windows in tokens by prefix of the model's name.

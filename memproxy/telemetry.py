@@ -21,6 +21,8 @@ class Metrics:
     turns_lost: Counter = field(init=False)
     turns_waiting: Gauge = field(init=False)
     jobs: Counter = field(init=False)
+    tool_calls: Counter = field(init=False)
+    tool_rounds_saved: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         registry = self.registry
@@ -44,6 +46,15 @@ class Metrics:
             "memproxy_turns_lost", "Turns given up because the store was away too long or failed.", registry=registry
         )
         self.turns_waiting = Gauge("memproxy_turns_waiting", "Turns that wait for the store.", registry=registry)
+        self.tool_calls = Counter(
+            "memproxy_tool_calls",
+            "Calls of tools that could be answered here: hit, missed, bypassed (asked again), would_hit (observing).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.tool_rounds_saved = Counter(
+            "memproxy_tool_rounds_saved", "Round trips to agents that were not needed.", registry=registry
+        )
         self.jobs = Counter("memproxy_jobs", "What became of queued turns, by event.", ["event"], registry=registry)
 
     def observe_job(self, event: str, amount: float) -> None:

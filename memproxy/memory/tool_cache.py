@@ -95,7 +95,7 @@ def _canonical(value: Any) -> str:
 class Lookup:
     """What is known about the tools of one request."""
 
-    def __init__(self, tools: Sequence[JsonObject], policy: ToolPolicy) -> None:
+    def __init__(self, tools: Sequence[object], policy: ToolPolicy) -> None:
         self._policy = policy
         self._definitions: dict[str, JsonObject] = {}
         for definition in tools:
@@ -152,7 +152,7 @@ def lessons(
     conversation: Sequence[JsonObject],
     *,
     new_from: int,
-    tools: Sequence[JsonObject],
+    tools: Sequence[object],
     policy: ToolPolicy,
     at: datetime,
 ) -> Lessons:
@@ -234,15 +234,10 @@ def tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
 
     Free text for a custom tool counts as broken arguments: it is not compared.
     """
-    found = []
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list) else ():
-        if isinstance(call, dict):
-            found.append(_call(call.get("id"), call.get("function") or call.get("custom")))
-    legacy = message.get("function_call")
-    if isinstance(legacy, dict):
-        found.append(_call(None, legacy))
-    return tuple(found)
+    asked, legacy = message.get("tool_calls"), message.get("function_call")
+    calls = [call for call in asked if isinstance(call, dict)] if isinstance(asked, list) else []
+    found = [_call(call.get("id"), call.get("function") or call.get("custom")) for call in calls]
+    return (*found, _call(None, legacy)) if isinstance(legacy, dict) else tuple(found)
 
 
 def _call(identifier: object, called: object) -> ToolCall:

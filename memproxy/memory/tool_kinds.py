@@ -48,17 +48,18 @@ PLAIN_READ_VERBS = frozenset({"describe", "fetch", "find", "get", "lookup", "rea
 
 WRITE_VERBS = frozenset(
     """
-    activate add adjust alter append apply approve archive assign attach authorize ban book buy cancel checkin checkout
-    clear click clone compose confirm connect consume copy create deactivate deauthorize decline decrement delete demote
-    deny deploy dequeue destroy detach disable disconnect discard dismiss dispatch downgrade drag drop edit eject enable
-    enqueue enroll erase escalate exchange exec execute fill finalize flush follow freeze grant increment ingest insert
-    install invalidate invite invoke kick kill launch login logout mark modify mount move mute mutate notify overwrite
-    pause pay perform persist pin pop press promote provision publish purchase purge put reactivate reboot rebook
-    rebuild recreate redeem refuel refund register reject relocate remove rename renew reopen replace reply repost
-    reschedule reseat reserve reset resize respond restart restore resubmit resume retry return revert revoke rollback
-    rotate run save seed send set spawn submit subscribe suspend swap sync tap terminate toggle transfer truncate unban
-    unblock undelete undo unfollow unfreeze uninstall unlink unlock unmount unmute unpin unpublish unregister unset
-    unsubscribe untag update upgrade upload upsert vacate wipe withdraw write
+    ack acknowledge activate add adjust alter append apply approve archive assign attach authorize ban book buy
+    cancel checkin checkout clear click clone compose confirm connect consume copy create deactivate deauthorize
+    decline decr decrement delete demote deny deploy dequeue destroy detach disable discard disconnect dismiss
+    dispatch downgrade drag drop edit eject enable enqueue enroll erase escalate exchange exec execute fill finalize
+    fix flush follow freeze grant incr increment ingest insert install invalidate invite invoke kick kill launch
+    login logout mark modify mount move mutate mute notify overwrite pause pay perform persist pin pop press promote
+    provision publish purchase purge put reactivate rebook reboot rebuild recreate redeem refund register reject
+    relocate remove rename renew reopen repair replace reply repost reschedule reserve reset resize respond restart
+    restore resubmit resume retry return revert revoke rollback rotate run save seed send set spawn submit subscribe
+    suspend swap sync tap terminate toggle transfer truncate unban unblock undelete undo unfollow unfreeze uninstall
+    unlink unlock unmount unmute unpin unpublish unregister unset unsubscribe untag update upgrade upload upsert
+    vacate wipe withdraw write
     """.split()  # noqa: SIM905  as above
 )
 """One of them anywhere in a name says that it writes. Some are nouns as well (`get_return_policy`): then a lookup is
@@ -66,10 +67,10 @@ not kept, and drops what is, which a policy can put right."""
 
 NOUN_VERBS = frozenset(
     """
-    ask block branch build call change charge claim close comment commit debit credit email export fork format forward
-    import input issue link load lock log make mail merge message offer open order patch plan play post print process
-    push rate record release report request resolve review schedule share sign signal start stop store stream switch
-    tag test trade trigger try type vote wait
+    ask block branch build call change charge claim close comment commit credit debit email export fork format
+    forward import input issue link load lock log mail make merge message offer open order patch plan play post
+    print process push rate record release report request resolve review schedule share sign signal start stop store
+    stream switch tag test trade trigger try type vote wait
     """.split()  # noqa: SIM905  as above
 )
 """Verbs that are mostly nouns behind a verb of reading (`get_order`, `list_pull_request_reviews`). They count at the
@@ -82,7 +83,7 @@ HELPERS = frozenset({"calculate", "calculator", "reflect", "sequentialthinking",
 BY_THEMSELVES = frozenset(
     """
     captcha clock console guid inbox log logs metrics nonce notification notifications now otp output poll progress
-    random screenshot snapshot status stderr stdout time token today unread uuid
+    random screenshot snapshot status stderr stdout time today token unread uuid
     """.split()  # noqa: SIM905  as above
 )
 """What changes without a call: agents ask for it again in order to see it change."""
@@ -178,6 +179,8 @@ def _reads(words: Sequence[str]) -> bool:
     """A verb of reading leads, or stands further back and is plain; and what it reads can be looked up."""
     if not NOT_LOOKUPS.isdisjoint(words) or words == ["query"]:
         return False
+    if words[1:2] and words[1] in JOINTS and not READ_VERBS.issuperset(words[2:3]):
+        return False  # `find_and_prune`: what is joined to a verb is one, known or not
     if "query" in words and not LANGUAGES.isdisjoint(words):
         return False
     return words[0] in READ_VERBS or any(word in PLAIN_READ_VERBS for word in words)

@@ -62,11 +62,15 @@ ENVELOPE = frozenset(
 MAX_DEPTH = 4
 """How far wrappers are opened; real ones are two or three deep."""
 
+HEAD_CHARS = 400
+"""Of a text, so much is its beginning. Bounds the time that matching takes."""
+
 _FAILURE = re.compile(
-    r"""\W*(?:the\s|a\s|an\s|there\swas\s(?:a|an)\s|sorry\b|oops\b)?\W*(?:
+    r"""\W{0,20}(?:the\s|a\s|an\s|there\swas\s(?:a|an)\s|sorry\b|oops\b)?\W{0,5}(?:
         (?:[\w.-]+\.)?\w*(?:error|exception)\b | traceback | fail(?:ed|ure)?\b | fatal\b | panic\b | abort(?:ed)?\b |
         time(?:d\s|-)?\s?out\b | deadline\sexceeded | unauthori[sz]ed | unauthenticated | forbidden | access\sdenied |
-        permission\sdenied | not\s(?:found|authori[sz]ed|allowed|permitted|available|implemented|supported) |
+        permission\sdenied |
+        not\s(?:found|authori[sz]ed|authenticated|allowed|permitted|available|implemented|supported) |
         no\s(?:such|results?|match(?:es|ing)?|data|records?|entries|items|rows?|output|response|content|files?)\b |
         nothing\s(?:was\s)?found | unable\sto | can(?:not|'t|\snot)\b | could\s?n(?:o|')t\b | did\s?n(?:o|')t\b |
         invalid\b | illegal\b | unknown\b | unexpected\b | missing\b | malformed\b | bad\s(?:request|gateway) |
@@ -75,7 +79,11 @@ _FAILURE = re.compile(
         broken\spipe | command\s(?:not\sfound|failed) | http(?:/[\d.]+)?\s*(?:status|code|error)?\W{0,2}[45]\d\d\b |
         (?:status|error)(?:\s+code)?\W{0,2}[45]\d\d\b | [45]\d\d\s(?:client|server|bad|unauth|forb|not\s|conf|unproc|
         too|internal|service|gateway|error) | (?:process\s)?exit(?:ed)?\s(?:with\s)?(?:code|status)\W{0,2}[1-9] |
-        an?\s(?:\w+\s)?(?:error|exception)\b | input\svalidation | tool\s\S+\s(?:not\s|does\s?n) |
+        (?:[\w-]+\s){0,3}(?:error|exception)\s?(?:\#|code\b)?\s?[:=]?\s?-?\d+ | oops\b | input\svalidation |
+        \w*error_?\w*\s?[:=] | \w+_(?:not_found|failed|error|exists)\b |
+        e(?:noent|acces|conn[a-z]+|timedout|perm|pipe)\b |
+        no\s(?:\w+\s){1,4}(?:was\s|were\s)?(?:found|available|match(?:es|ed)?)\b |
+        i\s(?:could\s?n(?:o|')t|ca(?:nnot|n't)|was\snot\sable|am\sunable)\b |
         fehler | erreur | errore\b | ошибка | 错误 | 失败 | エラー | 오류
     )""",
     re.IGNORECASE | re.VERBOSE,
@@ -89,6 +97,9 @@ _FAILING_SENTENCE = re.compile(
         (?:was|were|is|are|be)\s?n(?:ot|'t)\s(?:be\s)?(?:found|available|allowed|permitted|authori[sz]ed|reachable) |
         not\sfound\s*(?:[.:;!(\n]|$) | does\s?n(?:ot|'t)\sexist | (?:is|currently)\sunavailable |
         (?:status|exit)\scode\W{0,2}(?:[45]\d\d|[1-9]\d?)\b
+    ) | [^\n]{0,200}?(?:
+        :\s(?:command\snot\sfound|no\ssuch\sfile|permission\sdenied|not\sa\sdirectory|is\sa\sdirectory) |
+        :\s\(\d+\)\s(?:failed|could\snot|timeout|connection)
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -107,14 +118,9 @@ def is_cacheable_result(content: object) -> bool:
     if not isinstance(content, list) or not content:
         return False
     texts = [text for part in content if (text := _text_of(part)) is not None]
-    if len(texts) < len(content):
-        return all(not text.strip() or _is_sound_text(text, 0) for text in texts)
-    return all(map(_may_stand, texts)) and _is_sound_text("".join(texts), 0)
-
-
-def _may_stand(text: str) -> bool:
-    """A text beside others, where an empty one says nothing."""
-    return not text.strip() or _is_sound_text(text, 0)
+    if not all(not text.strip() or _is_sound_text(text, 0) for text in texts):
+        return False
+    return len(texts) < len(content) or _is_sound_text("".join(texts), 0)
 
 
 def _text_of(part: object) -> str | None:
@@ -131,7 +137,12 @@ def _is_sound_text(text: str, depth: int) -> bool:
             return _is_sound_value(json.loads(bare), depth)
         except (ValueError, RecursionError):
             pass  # looks like JSON and is not
-    return not (_FAILURE.match(bare) or _FAILING_SENTENCE.match(bare) or _ERROR_PAGE.match(bare))
+    return not (_begins_as_failure(bare) or _ERROR_PAGE.match(bare))
+
+
+def _begins_as_failure(text: str) -> bool:
+    head = text[:HEAD_CHARS]
+    return bool(_FAILURE.match(head) or _FAILING_SENTENCE.match(head))
 
 
 def _is_sound_value(value: Any, depth: int) -> bool:
@@ -163,7 +174,7 @@ def _is_sound_object(value: Mapping[str, Any], depth: int) -> bool:
         return False
     if fields.keys() <= ENVELOPE:
         words = [text for text in fields.values() if isinstance(text, str)]
-        return not any(_FAILURE.match(text) or _FAILING_SENTENCE.match(text) for text in words)
+        return not any(map(_begins_as_failure, words))
     wrapped = [inner for name, inner in fields.items() if name in WRAPPERS]
     return depth >= MAX_DEPTH or all(_is_sound_inside(inner, depth + 1) for inner in wrapped)
 
@@ -171,7 +182,7 @@ def _is_sound_object(value: Mapping[str, Any], depth: int) -> bool:
 def _is_sound_inside(inner: Any, depth: int) -> bool:
     """What a wrapper holds. Text in it may be anything that somebody wrote, so only failures at its beginning count."""
     if isinstance(inner, str):
-        return not _is_empty(inner) and not _FAILURE.match(inner)
+        return not _is_empty(inner) and not _FAILURE.match(inner[:HEAD_CHARS])
     return _is_sound_value(inner, depth)
 
 
@@ -181,14 +192,15 @@ def _folded(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reports_error(fields: Mapping[str, Any]) -> bool:
     for name, value in fields.items():
-        word = value.strip().lower() if isinstance(value, str) else value
-        if name in ERROR_FIELDS and not (_is_empty(value) or value in (False, 0) or word in NO_ERROR):
+        word = value.strip().lower() if isinstance(value, str) else None
+        is_false = value is False or value == 0
+        if name in ERROR_FIELDS and not (_is_empty(value) or is_false or word in NO_ERROR):
             return True
-        if name in ERROR_FLAGS and word in (True, "true", "yes"):
+        if name in ERROR_FLAGS and (value is True or word in {"true", "yes"}):
             return True
-        if name in SUCCESS_FLAGS and word in (False, "false", "no"):
+        if name in SUCCESS_FLAGS and (is_false or word in {"false", "no"}):
             return True
-    return fields.get("type") in ("error", "exception") or "jsonrpc" in fields and "result" not in fields
+    return fields.get("type") in ("error", "exception") or ("jsonrpc" in fields and "result" not in fields)
 
 
 def _is_in_bad_state(fields: Mapping[str, Any]) -> bool:

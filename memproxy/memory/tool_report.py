@@ -4,7 +4,7 @@ A conversation is walked request by request, as the proxy sees it. Before the re
 one; since the agent made the call in truth, what the cache has is compared with what the tool said.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -43,7 +43,7 @@ class ReplayedCall:
 
 
 def replay(
-    conversation: Sequence[JsonObject], *, tools: Sequence[JsonObject] = (), policy: ToolPolicy
+    conversation: Sequence[JsonObject], *, tools: Sequence[object] = (), policy: ToolPolicy
 ) -> Iterator[ReplayedCall]:
     """Each call of a conversation in order.
 
@@ -51,17 +51,18 @@ def replay(
     true result, which is kept. A call beside one that changes something is never answered.
     """
     lookup, kept, distrust = Lookup(tools, policy), _Kept(), Distrust()
-    new_from, seen = 0, set[str]()
+    new_from = 0
+    seen: set[str] = set()
     for position, message in enumerate(conversation):
         if message.get("role") == "user":
             distrust = Distrust()
-        calls = tool_calls(message) if message.get("role") == "assistant" else ()
-        if not calls:
+        if message.get("role") != "assistant":
             continue
+        calls = tool_calls(message)
         kept.apply(lessons(conversation[:position], new_from=new_from, tools=tools, policy=policy, at=_AT))
         new_from = position
         changes = any(lookup.kind_of(call.name).clears for call in calls)
-        for call, result in zip(calls, _results(conversation, position, len(calls)), strict=True):
+        for call, result in zip(calls, _results(conversation, position, calls), strict=True):
             wanted = lookup.wanted(call)
             keep = kept.results.get(wanted.key) if wanted and not changes else None
             same = result_key(call.name, call.arguments, None) or f"{call.name} {call.arguments}"
@@ -78,15 +79,15 @@ def replay(
                 distrust = distrust.having_answered([wanted])
 
 
-def _results(conversation: Sequence[JsonObject], position: int, count: int) -> list[object]:
-    """What the tools said to the calls at `position`, None where nothing. Agents keep the order of the calls."""
-    calls, found = tool_calls(conversation[position]), [None] * count
-    answers: dict[str, list[object]] = {}
+def _results(conversation: Sequence[JsonObject], position: int, calls: Sequence[ToolCall]) -> list[object]:
+    """What the tools said to the calls at `position`; None to those without a result. Calls that share an id are
+    answered in their order."""
+    said: dict[str, list[object]] = {}
     for message in conversation[position + 1 :]:
         if message.get("role") != "tool":
             break
-        answers.setdefault(str(message.get("tool_call_id")), []).append(message.get("content"))
-    return [answers[call.id].pop(0) if answers.get(call.id) else nothing for call, nothing in zip(calls, found, strict=True)]
+        said.setdefault(str(message.get("tool_call_id")), []).append(message.get("content"))
+    return [said[call.id].pop(0) if said.get(call.id) else None for call in calls]
 
 
 @dataclass(slots=True)
@@ -102,9 +103,28 @@ class _Kept:
                     self.results[operation.key] = operation
                 case Drop():
                     self.results.pop(operation.key, None)
-                case Clear(groups=None):
-                    self.results = {}
-                case Clear(groups=groups):
-                    self.results = {
-                        key: keep for key, keep in self.results.items() if keep.groups and not keep.groups & groups
-                    }
+                case Clear():
+                    self.results = {key: keep for key, keep in self.results.items() if not operation.drops(keep.groups)}
+
+
+_COLUMNS = ("kind", "calls", "repeated", "answered", "wrong", "asked again", "changed by then")
+
+
+def table(replayed: Iterable[ReplayedCall]) -> list[tuple[str, ...]]:
+    """Rows for people: a heading, a row a tool, the sum.
+
+    *repeated* calls were made before in their conversation; *answered* ones the cache would have answered, *wrong* ones
+    otherwise than the tool did. *Asked again* are calls that go through, since the model had just been answered;
+    *changed by then* are those of them that the cache would have answered wrongly.
+    """
+    kinds: dict[str, str] = {}
+    counts: dict[str, list[int]] = {}
+    for call in replayed:
+        kinds[call.name] = call.kind
+        through = call.answer is not None and not call.trusted
+        facts = (True, call.repeats, call.is_answered, call.is_answered and call.is_wrong, through)
+        row = counts.setdefault(call.name, [0] * (len(facts) + 1))
+        counts[call.name] = [one + fact for one, fact in zip(row, (*facts, through and call.is_wrong), strict=True)]
+    rows = [(name, kinds[name], *map(str, counts[name])) for name in sorted(counts)]
+    sums = [sum(column) for column in zip(*counts.values(), strict=True)] or [0] * (len(_COLUMNS) - 1)
+    return [("tool", *_COLUMNS), *rows, ("all", "", *map(str, sums))]

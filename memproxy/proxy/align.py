@@ -80,9 +80,9 @@ def align(
 
     `sends_newest` says that this session's client has never sent earlier messages again: a lone message that equals the
     first stored one is then a repetition, not a return to the start. `is_retry` says that the client repeats a request
-    whose answer it did not get: an answer at the log's end counts as unfinished.
+    whose answer it did not get: an answer to it at the log's end counts as unfinished.
     """
-    if is_retry and stored and stored[-1].is_answer:
+    if is_retry and _answers(stored, incoming):
         stored = [*stored[:-1], replace(stored[-1], is_partial=True)]
     common = _common_prefix(stored, incoming)
     if common == len(stored):
@@ -96,6 +96,12 @@ def align(
     if run:
         return _edited(stored, incoming, head=start, run=run)
     return _unmatched(stored, incoming)
+
+
+def _answers(stored: Sequence[Entry], incoming: Sequence[Entry]) -> bool:
+    """The log ends with an answer to the newest incoming message."""
+    ends = len(stored) > 1 and stored[-1].is_answer
+    return ends and bool(incoming) and stored[-2].digest == incoming[-1].digest
 
 
 def _unmatched(stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:

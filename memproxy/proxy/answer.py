@@ -27,7 +27,6 @@ from memproxy.proxy.upstream import UpstreamResponse
 from memproxy.records import JsonObject, Outcome, ToolAnswer, ToolCall
 from memproxy.wire import chat_completions as chat
 from memproxy.wire.chat_answers import AnswerReader
-from memproxy.wire.chat_completions import ChatRequest
 from memproxy.wire.sse import RawEvents
 
 log = logging.getLogger(__name__)
@@ -109,8 +108,10 @@ class AnswerLoop:
         limits: Limits,
         headers: Callable[[Answering], Headers],
         into: Relayed,
+        done: Answering,
     ) -> None:
-        """`send` asks the model server; `headers` are memproxy's own for the response, made when it begins."""
+        """`send` asks the model server; `headers` are memproxy's own for the response, made when it begins; `into` and
+        `done` tell how it went, whatever ends it."""
         self._client = client
         self._send = send
         self._sources = sources
@@ -118,18 +119,18 @@ class AnswerLoop:
         self._headers = headers
         self._into = into
         self._began_s = time.monotonic()
-        self.done = Answering()
+        self.done = done
 
-    async def run(self, request: ChatRequest) -> None:
+    async def run(self, body: bytes) -> None:
         """Serve the request. Raises UpstreamError when no response came about; nothing was sent to the client then."""
         async with self._client.while_present():
-            response, joined = await self._send(request.body), Joined()
+            response, joined = await self._send(body), Joined()
             while True:
                 answered = await self._round(response, joined)
                 if answered is None:
                     break
-                request = _with_messages(request, answered.hidden)
-                following = await self._ask_again(request.body, like=response)
+                body = _with_messages(body, answered.hidden)
+                following = await self._ask_again(body, like=response)
                 if following is None:
                     await self._fall_back(response, answered)
                     break
@@ -271,10 +272,12 @@ def _is_stream(response: UpstreamResponse) -> bool:
     return response.header(b"content-type").startswith("text/event-stream")
 
 
-def _with_messages(request: ChatRequest, messages: Sequence[JsonObject]) -> ChatRequest:
-    raws = [*chat.raw_messages(request), *(chat.encode_message(message) for message in messages)]
-    body = chat.with_messages(request, raws)
-    return ChatRequest(body, request.fields, (*request.messages, *messages))
+def _with_messages(body: bytes, messages: Sequence[JsonObject]) -> bytes:
+    request = chat.read_request(body)
+    if request is None:
+        raise ValueError("a request that was sent is none")
+    added = [chat.encode_message(message) for message in messages]
+    return chat.with_messages(request, [*chat.raw_messages(request), *added])
 
 
 def _object(body: bytes) -> JsonObject:

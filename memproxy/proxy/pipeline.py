@@ -6,27 +6,29 @@ Fail open: whatever memory can't do in time is left out and named in the receipt
 import logging
 import time
 import uuid
-from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
 
 from memproxy.clock import Clock
-from memproxy.errors import BadIdentityError, RequestError, UpstreamError
+from memproxy.errors import RequestError, UpstreamError
 from memproxy.identity import Claims, SplitPath, Tenants, credential_of, read_claims, scope_of
 from memproxy.proxy.align import Alignment, Shape, align
+from memproxy.proxy.answer import Answering, AnswerLoop, Limits
 from memproxy.proxy.assemble import Assembler
+from memproxy.proxy.cached_results import CachedResults, ToolCache, is_ordinary
 from memproxy.proxy.client import Client
+from memproxy.proxy.controls import chosen
 from memproxy.proxy.conversation import Conversation, extend, read_conversation, stored_entries
 from memproxy.proxy.forward import forward
 from memproxy.proxy.recall import Recall
-from memproxy.proxy.receipts import Receipts, receipt_headers, receipt_of
+from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
 from memproxy.proxy.record import Exchange, Recorder, target_key, unnamed_session
 from memproxy.proxy.relay import Relayed
 from memproxy.proxy.stages import Inbound, Outbound, Policy, Remembered
-from memproxy.proxy.upstream import Upstream
+from memproxy.proxy.upstream import Upstream, UpstreamResponse
 from memproxy.proxy.utility import is_utility
-from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey
+from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey, ToolCacheMode
 from memproxy.storage import schema
 from memproxy.storage.working import LoadedSession
 from memproxy.telemetry import Metrics
@@ -51,6 +53,7 @@ class Pipeline:
         recorder: Recorder,
         receipts: Receipts,
         assembler: Assembler,
+        tool_cache: ToolCache,
         policy: Policy,
         tenants: Tenants,
         clock: Clock,
@@ -61,6 +64,7 @@ class Pipeline:
         self._recorder = recorder
         self._receipts = receipts
         self._assembler = assembler
+        self._tool_cache = tool_cache
         self._policy = policy
         self._tenants = tenants
         self._clock = clock
@@ -104,7 +108,8 @@ class Pipeline:
 
     async def remember(self, inbound: Inbound) -> Remembered | str:
         """Identify the caller and find the conversation; or why this request has no memory."""
-        mode = memory_mode(inbound.headers, self._policy.memory)
+        mode = chosen(inbound.headers, "memory", self._policy.memory)
+        tool_cache = chosen(inbound.headers, "tool-cache", self._policy.tool_cache)
         request = chat.read_request(inbound.body)
         claims = read_claims(
             inbound.headers,
@@ -134,6 +139,7 @@ class Pipeline:
             scope=scope,
             claims=claims,
             mode=mode,
+            tool_cache=tool_cache,
             request=request,
             conversation=conversation,
             session=found.value,
@@ -148,24 +154,76 @@ class Pipeline:
         receipt = receipt_of(inbound, outbound)
         if inbound.tenant is not None:
             self._receipts.put(inbound.tenant, inbound.id, receipt)
+        source = await self._source(inbound, outbound)
         self._metrics.added_seconds.observe(time.monotonic() - inbound.began_s)
-        relayed = Relayed()
+        relayed, inside = Relayed(), Answering()
         try:
-            await forward(
-                client,
-                self._upstream,
-                path=inbound.path.rest,
-                body=outbound.body,
-                readable=True,
-                extra_headers=receipt_headers(inbound, outbound),
-                into=relayed,
-            )
+            if source is None:
+                await self._forward(client, inbound, outbound, relayed)
+            else:
+                await self._answer(client, inbound, outbound, relayed, source=source, inside=inside)
         except UpstreamError as error:
             self._count(outbound, error.status)
-            await client.refuse(error, receipt_headers(inbound, outbound), msgspec.json.encode(error.openai_body()))
+            headers = receipt_headers(inbound, outbound, inside)
+            await client.refuse(error, headers, msgspec.json.encode(error.openai_body()))
             return
         self._count(outbound, relayed.status or 499)
-        self.record(inbound, outbound, relayed, receipt=receipt)
+        self.record(inbound, outbound, relayed, inside, receipt=receipt)
+
+    async def _source(self, inbound: Inbound, outbound: Outbound) -> CachedResults | None:
+        """What may answer this request's tool calls; learning from what it delivers comes with it."""
+        known = outbound.remembered
+        if known is None or known.tool_cache is ToolCacheMode.OFF:
+            return None
+        try:
+            source = await self._tool_cache.for_request(known, outbound)
+        except Exception:  # a tool call that is not answered here is answered by the agent, as without memproxy
+            log.exception("request %s goes on without cached tool results", inbound.id)
+            return None
+        answers = known.tool_cache is ToolCacheMode.ANSWER and known.mode.reads and is_ordinary(known.request)
+        return source if answers and "no-cache" not in inbound.headers.get("cache-control", "").lower() else None
+
+    async def _forward(self, client: Client, inbound: Inbound, outbound: Outbound, relayed: Relayed) -> None:
+        await forward(
+            client,
+            self._upstream,
+            path=inbound.path.rest,
+            body=outbound.body,
+            readable=True,
+            extra_headers=receipt_headers(inbound, outbound, Answering()),
+            into=relayed,
+        )
+
+    async def _answer(
+        self,
+        client: Client,
+        inbound: Inbound,
+        outbound: Outbound,
+        relayed: Relayed,
+        *,
+        source: CachedResults,
+        inside: Answering,
+    ) -> None:
+        async def send(body: bytes) -> UpstreamResponse:
+            return await self._upstream.send(
+                client.method,
+                inbound.path.rest,
+                query=client.query,
+                headers=client.raw_headers,
+                body=body,
+                readable=True,
+            )
+
+        loop = AnswerLoop(
+            client,
+            send,
+            sources=[source],
+            limits=Limits(rounds=self._policy.answer_rounds, seconds=self._policy.answer_s),
+            headers=lambda done: receipt_headers(inbound, outbound, done),
+            into=relayed,
+            done=inside,
+        )
+        await loop.run(outbound.body)
 
     def _count(self, outbound: Outbound, status: int) -> None:
         kind = "memory" if outbound.remembered else "plain"
@@ -175,7 +233,9 @@ class Pipeline:
         for stage in outbound.degraded:
             self._metrics.degraded.labels(stage).inc()
 
-    def record(self, inbound: Inbound, outbound: Outbound, relayed: Relayed, *, receipt: JsonObject) -> None:
+    def record(
+        self, inbound: Inbound, outbound: Outbound, relayed: Relayed, inside: Answering, *, receipt: JsonObject
+    ) -> None:
         """Hand the exchange to the recorder, if it is to be remembered."""
         known, answer = outbound.remembered, chat_answers.NO_ANSWER
         if relayed.status is not None and relayed.is_observed:
@@ -192,12 +252,21 @@ class Pipeline:
             "bytes": relayed.size,
             "seconds": round(time.monotonic() - inbound.began_s, 4),
         }
+        receipt |= answered_receipt(inside)
+        self._metrics.tool_rounds_saved.inc(inside.rounds)
         if relayed.error:
             receipt["error"] = relayed.error
         if known is None or not known.mode.writes or (relayed.status or 200) >= 300:
             return
         exchange = exchange_of(
-            inbound, outbound, known, answer=answer, outcome=outcome, answered_at=self._clock.now(), receipt=receipt
+            inbound,
+            outbound,
+            known,
+            answer=answer,
+            outcome=outcome,
+            answered_at=self._clock.now(),
+            receipt=receipt,
+            instead=inside.instead,
         )
         self._recorder.submit(exchange, marks=marks_after(known, answer))
 
@@ -211,6 +280,7 @@ def exchange_of(
     outcome: Outcome,
     answered_at: datetime,
     receipt: JsonObject,
+    instead: tuple[JsonObject, ...],
 ) -> Exchange:
     """What recording needs of a request and its answer."""
     return Exchange(
@@ -232,22 +302,8 @@ def exchange_of(
         is_retry=known.is_retry,
         is_blind="session" in known.degraded,
         receipt=receipt,
+        instead=instead,
     )
-
-
-def memory_mode(headers: Mapping[str, str], default: MemoryMode) -> MemoryMode:
-    """What memory may do for this request: the header decides, else the operator.
-
-    Raises:
-        BadIdentityError: the header has another value than off, read, write, full.
-    """
-    value = headers.get("x-memproxy-memory")
-    if value is None:
-        return default
-    try:
-        return MemoryMode(value.strip().lower())
-    except ValueError:
-        raise BadIdentityError("The header X-Memproxy-Memory takes off, read, write or full.") from None
 
 
 def align_with(session: LoadedSession | None, conversation: Conversation, *, is_retry: bool) -> Alignment:

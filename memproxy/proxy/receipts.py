@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from urllib.parse import quote
 
+from memproxy.proxy.answer import Answering
 from memproxy.proxy.stages import Inbound, Outbound, Remembered
 from memproxy.records import JsonObject
 
@@ -28,7 +29,7 @@ class Receipts:
         return self._receipts.get((tenant, request_id))
 
 
-def receipt_headers(inbound: Inbound, outbound: Outbound) -> list[tuple[bytes, bytes]]:
+def receipt_headers(inbound: Inbound, outbound: Outbound, inside: Answering) -> list[tuple[bytes, bytes]]:
     """The `x-memproxy-*` headers of the response. Values are latin-1; what does not fit is percent-encoded."""
     headers = [(b"x-memproxy-request-id", inbound.id.encode())]
     known = outbound.remembered
@@ -37,6 +38,7 @@ def receipt_headers(inbound: Inbound, outbound: Outbound) -> list[tuple[bytes, b
             (b"x-memproxy-session", quote(known.key.session, safe=_PLAIN).encode("latin-1", "replace")),
             (b"x-memproxy-identity", known.claims.rule.encode()),
             (b"x-memproxy-memories", str(injected(outbound)).encode()),
+            (b"x-memproxy-tool-answers", str(len(inside.answers)).encode()),
         ]
     if outbound.degraded:
         headers.append((b"x-memproxy-degraded", ",".join(dict.fromkeys(outbound.degraded)).encode()))
@@ -67,6 +69,16 @@ def receipt_of(inbound: Inbound, outbound: Outbound) -> JsonObject:
     if outbound.remembered is not None:
         receipt |= _memory_receipt(outbound, outbound.remembered)
     return receipt
+
+
+def answered_receipt(inside: Answering) -> JsonObject:
+    """The calls that were answered here, and how old each result was."""
+    return {
+        "tool_answers": [
+            {"tool": answer.call.name, "source": answer.source, "age_s": answer.age_s} for answer in inside.answers
+        ],
+        "rounds_inside": inside.rounds,
+    }
 
 
 def _memory_receipt(outbound: Outbound, known: Remembered) -> JsonObject:

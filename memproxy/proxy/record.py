@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -66,8 +66,10 @@ class Exchange:
     answered_at: datetime
     is_retry: bool
     is_blind: bool
-    """The session could not be read when the request came."""
+    """The session could not be read when the request came, or that was too long ago."""
     receipt: Mapping[str, object]
+    instead: tuple[JsonObject, ...] = ()
+    """What the model server was sent and said where calls were answered inside, the client's answer last."""
 
 
 class Recorder:
@@ -145,7 +147,7 @@ class Recorder:
         if len(self._waiting) >= self._buffer_size:
             self._waiting.popleft()
             self._metrics.turns_lost.inc()
-        self._waiting.append(exchange)
+        self._waiting.append(replace(exchange, is_blind=True))  # what it was aligned with will have changed by then
         if self._retrying is None or self._retrying.done():
             self._retrying = self._tasks.spawn(self._retry(), name="record what had to wait")
 
@@ -213,7 +215,8 @@ class Recorder:
 
     async def _keep_instructions(self, exchange: Exchange, session: LoadedSession | None, key: SessionKey) -> None:
         count = exchange.request.instructions
-        if count and (session is None or session.instructions != instructions_digest(exchange.request)):
+        kept = session.instructions if session is not None and session.key == key else ""
+        if count and kept != instructions_digest(exchange.request):
             raw = msgspec.json.encode(exchange.request.messages[:count])
             await self._in_time(self._sessions.keep_instructions(key, raw=raw, is_named=exchange.is_named))
 
@@ -300,7 +303,7 @@ def plan_turn(
         for (index, message), tokens in zip(appended(exchange, alignment), counts, strict=True)
     ]
     messages = tuple(message for _, message in new) + ((answer,) if answer is not None else ())
-    if not messages or _holds(session, exchange, answer):
+    if not messages or _holds(session, exchange, alignment, answer):
         return None
     branch = session is not None and alignment.branches
     learned = tuple(message for index, message in new if not alignment.known[index])
@@ -313,7 +316,7 @@ def plan_turn(
         messages=messages,
         flags=tuple(flags_of(message.message, is_partial=message.partial) for message in messages),
         facts=_facts(exchange, session, alignment, key=key, messages=messages),
-        pins=_pins(exchange, alignment),
+        pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new) if answer is not None else None),
         queued=encode_turn(_queued(exchange, key, learned)) if exchange.learns and learned else b"",
         chain=_chain(exchange, alignment, answer),
         is_named=exchange.is_named,
@@ -322,12 +325,21 @@ def plan_turn(
     )
 
 
-def _holds(session: LoadedSession | None, exchange: Exchange, answer: StoredMessage | None) -> bool:
-    """The log already ends with this very exchange: an earlier attempt went through unnoticed."""
-    if session is None or answer is None or len(session.index) != session.length:
+def _holds(
+    session: LoadedSession | None, exchange: Exchange, alignment: Alignment, answer: StoredMessage | None
+) -> bool:
+    """The log has this very exchange: an earlier attempt went through unnoticed, or a later turn brought it along.
+
+    That the log ends with the same words would not do: users say "ok" twice and are answered alike.
+    """
+    if session is None:
+        return False
+    if session.last_turn == exchange.request_id:
+        return True
+    if answer is None or alignment.head or len(session.index) != session.length:
         return False
     digests = [entry.digest for entry in exchange.conversation.entries] + [bytes.fromhex(answer.digest)]
-    return [entry.digest for entry in session.index[-len(digests) :]] == digests
+    return [entry.digest for entry in session.index[: len(digests)]] == digests
 
 
 def _facts(
@@ -363,12 +375,16 @@ def _facts(
     return facts
 
 
-def _pins(exchange: Exchange, alignment: Alignment) -> Mapping[int, Pin]:
+def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int | None) -> Mapping[int, Pin]:
+    pins: dict[int, Pin] = {}
     placement = exchange.placement
-    if placement is None:
-        return {}
-    position = alignment.positions[placement.index - exchange.request.instructions]
-    return {} if position is None else {position: placement.pin}
+    if placement is not None:
+        position = alignment.positions[placement.index - exchange.request.instructions]
+        if position is not None:
+            pins[position] = placement.pin
+    if exchange.instead and answer_at is not None:
+        pins[answer_at] = Pin(instead=exchange.instead)
+    return pins
 
 
 def _chain(exchange: Exchange, alignment: Alignment, answer: StoredMessage | None) -> str:

@@ -8,7 +8,7 @@ from memproxy.identity import Claims, SplitPath
 from memproxy.proxy.align import Alignment
 from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import Conversation
-from memproxy.records import MemoryMode, Scope, ScoredMemory, SessionKey, StoredMessage
+from memproxy.records import MemoryMode, Scope, ScoredMemory, SessionKey, StoredMessage, ToolCacheMode
 from memproxy.storage.working import LoadedSession
 from memproxy.wire.chat_completions import ChatRequest
 
@@ -23,6 +23,10 @@ class Policy:
     max_memories: int
     max_memory_tokens: int
     keep_share: float
+    tool_cache: ToolCacheMode
+    answer_rounds: int
+    answer_s: float
+    """For all rounds of one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Remembered:
     scope: Scope
     claims: Claims
     mode: MemoryMode
+    tool_cache: ToolCacheMode
     request: ChatRequest
     conversation: Conversation
     session: LoadedSession | None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -30,9 +30,13 @@ TEMPORARY = (
 
 
 def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> Redis:
-    """A client for the store; nothing is sent yet. RESP2, because query replies change their shape under RESP3."""
-    return Redis.from_url(
+    """A client for the store; nothing is sent yet. RESP2, because query replies change their shape under RESP3.
+
+    With all connections in use a command waits for one, as long as its caller lets it: a burst is not an outage.
+    """
+    pool = BlockingConnectionPool.from_url(
         url,
+        timeout=None,
         protocol=2,
         decode_responses=False,
         socket_timeout=None,  # deadlines are the callers'; this one swallows cancellations on Python 3.11
@@ -41,6 +45,7 @@ def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> R
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
+    return Redis.from_pool(pool)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ another, and nothing that a client sent is readable in a key.
 | `data` | hash | what the agent noted for the session: name -> JSON | session |
 | `c` | string | conversation chain: digest of a prefix -> its session | chain |
 | `r` | string | a request's receipt | receipt |
-| `tool` | hash | results of tool calls that one session, user or tenant may be answered from | its longest-lived result |
+| `tool` | hash | results of tool calls that a session, user or tenant may be given | its longest-lived result |
 | `m` | hash | one memory; indexed by the query engine | permanent |
 | `q` | stream | turns waiting to be learned from, a stream a stage | permanent, trimmed when acknowledged |
 | `dead` | stream | turns that could not be learned from, a stream a stage | permanent, bounded |

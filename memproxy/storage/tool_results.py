@@ -5,7 +5,7 @@ groups, oldest first. So an owner's results are bounded in number and in bytes, 
 atomic script, and erasing an owner is one DEL. What to keep and what to drop is decided elsewhere (`memory/tool_cache`)
 and arrives as operations in order.
 
-Isolation is by the owner's key alone (`schema.tool_key`): reading takes the session that asks, never a key of the store.
+Isolation is by the owner's key alone (`schema.tool_key`): who reads says which session asks, never which key to read.
 """
 
 import enum
@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.resources import files
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 from redis.asyncio import Redis
-from typing_extensions import assert_never
 
 from memproxy.errors import StoreError
 from memproxy.records import Scope, SessionKey
@@ -65,6 +64,10 @@ class Clear:
 
     groups: frozenset[str] | None = None
     """Forget those that belong to one of these, or to none; None: forget all."""
+
+    def drops(self, groups: frozenset[str]) -> bool:
+        """Whether a result that belongs to these groups is forgotten."""
+        return self.groups is None or not groups or not groups.isdisjoint(self.groups)
 
 
 Operation = Keep | Drop | Clear
@@ -124,12 +127,11 @@ class ToolResultStore:
             if len(shards) == 1:
                 await self._learn(keys=shards[0], args=self._arguments(session, lessons, shards[0]))
                 return
-            pipeline = self._redis.pipeline(transaction=False)
+            pipeline: Any = self._redis.pipeline(transaction=False)
             for owners in shards:
                 # EVAL, since redis-py asks whether a script is loaded in a round trip of its own before a pipeline.
-                arguments = self._arguments(session, lessons, owners)
-                pipeline.eval(self._source, len(owners), *owners, *arguments)
-            await pipeline.execute()
+                pipeline.eval(self._source, len(owners), *owners, *self._arguments(session, lessons, owners))
+            _replies(await pipeline.execute(raise_on_error=False))
 
     def _arguments(self, session: SessionKey, lessons: Lessons, owners: Sequence[str]) -> list[Any]:
         arguments: list[Any] = [_ms(lessons.at), *self._bounds]
@@ -149,11 +151,11 @@ class ToolResultStore:
         """The result of each call, in order. One round trip; none for no calls."""
         if not wanted:
             return ()
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline: Any = self._redis.pipeline(transaction=False)
         for one in wanted:
             pipeline.hget(schema.tool_key(session, one.scope), one.key)
         with translated("reading tool results"):
-            rows = await pipeline.execute()
+            rows = _replies(await pipeline.execute(raise_on_error=False))
         return tuple(_live(row, now) for row in rows)
 
     async def forget(self, session: SessionKey) -> None:
@@ -166,6 +168,14 @@ class ToolResultStore:
         shared_by = CacheScope.TENANT if scope.user is None else CacheScope.USER
         with translated("forgetting tool results"):
             await self._redis.delete(schema.tool_key(SessionKey(scope, ""), shared_by))
+
+
+def _replies(replies: list[Any]) -> list[Any]:
+    """The replies, or the first error among them: the pipeline's own error would quote the command with its content."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def _shards(session: SessionKey, lessons: Lessons) -> list[list[str]]:
@@ -181,10 +191,8 @@ def _shards(session: SessionKey, lessons: Lessons) -> list[list[str]]:
 def _encoded(operation: Operation, session: SessionKey, owners: Sequence[str]) -> list[Any]:
     """As the script reads it; nothing if it is about an owner that is not among these."""
     match operation:
-        case Clear(groups=None):
-            return ["clear", "*"]
-        case Clear(groups=groups):
-            return ["clear", _tags(groups)]
+        case Clear():
+            return ["clear", "*" if operation.groups is None else _tags(operation.groups)]
         case Drop():
             owner = schema.tool_key(session, operation.scope)
             return ["drop", owner, operation.key] if owner in owners else []

@@ -66,6 +66,8 @@ class LoadedSession:
     instructions: str = ""
     """Digest of the instructions that were stored for this session."""
     turns: int = 0
+    last_turn: str = ""
+    """The id of the turn that was recorded last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,7 @@ def _loaded(scope: Scope, reply: list[Any]) -> LoadedSession:
         summary=fact.get("summary", ""),
         instructions=fact.get("instructions", ""),
         turns=int(fact.get("turns", 0)),
+        last_turn=fact.get("turn", ""),
     )
 
 

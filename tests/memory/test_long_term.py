@@ -1,6 +1,8 @@
 """Remembering and finding, with the real store and the real local embedding."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,10 +12,11 @@ from redis.asyncio import Redis
 from typing_extensions import override
 
 from memproxy.embedding import LocalEmbedder
+from memproxy.errors import StoreError
 from memproxy.memory.long_term import LongTermMemory
 from memproxy.memory.ranking import Floor
 from memproxy.records import MemoryRecord, MemoryType, Scope
-from memproxy.storage.long_term import FoundMemory, LongTermStore
+from memproxy.storage.long_term import FoundMemory, IndexedMemory, LongTermStore
 from memproxy.storage.memory_index import Filter
 
 ALICE = Scope("tenant", "alice")
@@ -191,6 +194,72 @@ async def test_forgetting_and_reading_by_id(memory: LongTermMemory) -> None:
     assert await memory.forget(ALICE, ["b"]) == 1
     assert await memory.forget_user(ALICE) == 2
     assert await memory.newest(AT_WORK, limit=5) == (0, [])
+
+
+async def test_an_edited_memory_is_found_by_its_new_words(memory: LongTermMemory) -> None:
+    """What was wrong is not told again."""
+    await memory.remember([fact("Alice plays the violin")])
+    name = "Alice plays the violin"
+    edited = await memory.edit(ALICE, name, lambda known: replace(known, text="Alice studies chemistry"))
+    assert edited == replace(fact(name), text="Alice studies chemistry")
+    assert await memory.get(ALICE, [name]) == [edited]
+    assert await texts(memory, "Where can I study chemistry?") == ["Alice studies chemistry"]
+    assert await texts(memory, "How much is a violin?") == []
+
+
+async def test_an_edit_changes_neither_whose_memory_it_is_nor_its_time(memory: LongTermMemory) -> None:
+    """Whatever a caller's function gives back."""
+    await memory.remember([fact("tea"), fact("tea", scope=BOB)])
+    edited = await memory.edit(
+        ALICE, "tea", lambda known: replace(fact("milk", scope=BOB), created_at=datetime.now(UTC))
+    )
+    assert edited == replace(fact("tea"), text="milk")
+    assert await memory.get(BOB, ["tea", "milk"]) == [fact("tea", scope=BOB)]
+
+
+async def test_only_what_is_there_and_ones_own_can_be_edited(memory: LongTermMemory) -> None:
+    await memory.remember([fact("tea", scope=BOB)])
+    for scope in (ALICE, NOBODY):
+        assert await memory.edit(scope, "tea", lambda known: replace(known, text="milk")) is None
+    assert await memory.newest(ALICE, limit=5) == (0, [])
+
+
+async def test_edits_at_the_same_time_are_all_kept(memory: LongTermMemory) -> None:
+    """A model may call a tool several times in one answer."""
+    await memory.remember([fact("tea")])
+
+    def adding(label: str) -> Callable[[MemoryRecord], MemoryRecord]:
+        return lambda known: replace(known, topics=(*known.topics, label))
+
+    await asyncio.gather(*(memory.edit(ALICE, "tea", adding(label)) for label in "abc"))
+    (record,) = await memory.get(ALICE, ["tea"])
+    assert set(record.topics) == set("abc")
+
+
+async def test_an_edit_does_not_bring_a_deleted_memory_back(redis: Redis, embedder: LocalEmbedder) -> None:
+    """Erasing a user while a model edits leaves nothing; and an edit that is never in time ends."""
+
+    class Interfering(LongTermStore):
+        deletes = True
+
+        @override
+        async def rewrite(self, memory: IndexedMemory, *, known: FoundMemory) -> bool:
+            if self.deletes:
+                await self.delete(ALICE, ["tea"])
+            else:
+                await self.write([replace(memory, record=replace(memory.record, text=known.record.text + "!"))])
+            return await super().rewrite(memory, known=known)
+
+    store = Interfering(redis, model=embedder.name, dims=embedder.dims)
+    await store.ensure_index()
+    memory = LongTermMemory(store, embedder)
+    await memory.remember([fact("tea")])
+    assert await memory.edit(ALICE, "tea", lambda known: replace(known, text="milk")) is None
+    assert await memory.get(ALICE, ["tea"]) == []
+    store.deletes = False
+    await memory.remember([fact("tea")])
+    with pytest.raises(StoreError, match="kept changing"):
+        await memory.edit(ALICE, "tea", lambda known: replace(known, text="milk"))
 
 
 SYNTAX = st.text(alphabet="@{}()|~-=>$*%\"'\\:;,.<>[]!#^&+/? \t\n\x00\x1fabñ中ก👍_0", max_size=80)

@@ -8,8 +8,8 @@ Some requests are ambiguous by nature; the strategies leave them out, each where
 
 * A newest-only client repeats the words of its last message, which is still unanswered: a retry or a new message?
   Read as a retry.
-* The second message of a newest-only client equals its first: the answer to the first one again, or a new message?
-  Read as the former; from the third message on the client is known.
+* A client of whole histories asks for another answer to its first message before it ever sent an earlier one again:
+  that, or a newest-only client repeating itself? Read as the repetition; once a client has resent, it is known.
 * A client of whole histories changes its very first message: an edit, or the newest message of another client?
   Read as the newest message.
 * The very first turn fails, and the client forgets it: a new beginning, or another client's newest message? Read as the
@@ -76,7 +76,7 @@ class Log:
     threads: list[list[Said]] = field(default_factory=lambda: [[]])
     current: int = 0
     pointers: dict[tuple[Said, ...], tuple[int, int]] = field(default_factory=dict)
-    sends_newest: set[int] = field(default_factory=set)
+    resends: set[int] = field(default_factory=set)
     learned: list[Said] = field(default_factory=list)
 
     def find(self, incoming: Sequence[Said]) -> int:
@@ -91,7 +91,7 @@ class Log:
         """One exchange from its request to its recording; what must hold for every client is checked here."""
         thread = self.find(incoming)
         stored = self.threads[thread]
-        found = align(entries(stored), entries(incoming), sends_newest=thread in self.sends_newest, is_retry=is_retry)
+        found = align(entries(stored), entries(incoming), sends_newest=thread not in self.resends, is_retry=is_retry)
         check(found, stored, incoming, is_retry=is_retry)
         new = [message for message, at in zip(incoming, found.positions, strict=True) if at is not None]
         new = new[sum(at is not None and at < found.keep for at in found.positions) :]
@@ -109,8 +109,8 @@ class Log:
         ]
         if answer and not answer.is_partial and found.head == 0 and None not in found.positions:
             self.pointers[(*incoming, answer)] = (thread, len(log))
-        if found.shape is Shape.NEWEST and found.head:
-            self.sends_newest.add(thread)
+        if not found.head and any(found.known):
+            self.resends.add(thread)
         return found
 
     @property
@@ -137,7 +137,8 @@ def check(found: Alignment, stored: Sequence[Said], incoming: Sequence[Said], *,
     told = zip(incoming, found.known, found.positions, strict=True)
     assert all(message in seen for message, known, at in told if known and at is not None)
     if not found.branches:
-        finished = stored[:-1] if is_retry and stored and stored[-1].role == "a" else stored
+        is_answered = is_retry and stored[-2:-1] and incoming and stored[-2].plain == incoming[-1]
+        finished = stored[:-1] if is_answered else stored
         assert found.keep >= finished_length(entries(finished)), "in place, only what is unfinished is replaced"
 
 
@@ -294,8 +295,7 @@ def test_a_client_of_newest_messages_gets_its_history(steps: list[Step]) -> None
     """`requests.post` of one message at a time is a conversation all the same."""
     log = Log()
     spoken: list[Said] = []
-    distinct = [replace(step, words=f"first {at}") if at < 2 else step for at, step in enumerate(steps)]
-    for step in distinct:
+    for step in steps:
         new = [Said("u", step.words)]
         for round_ in range(step.tools):
             call, result = tool_round(step, round_)
@@ -447,10 +447,12 @@ def test_a_retry_replaces_the_answer_that_got_lost() -> None:
 
 
 def test_a_retry_of_something_new_drops_no_answer() -> None:
-    """When the first attempt never arrived, the retry is just the next message."""
+    """When the first attempt never arrived, the retry is just the next message, whatever was answered meanwhile."""
     for incoming in ("u:hi a:hello u:more", "u:more"):
         found = aligned("u:hi a:hello", incoming, is_retry=True)
         assert (found.keep, found.branches) == (2, False)
+    found = aligned("u:hi a:hello u:else a:done", "u:hi a:hello u:more", is_retry=True)
+    assert (found.keep, found.branches) == (2, True)
 
 
 def test_a_window_that_begins_like_the_conversation_is_a_window() -> None:
@@ -461,8 +463,8 @@ def test_a_window_that_begins_like_the_conversation_is_a_window() -> None:
     assert (found.shape, found.head, found.keep) == (Shape.EDITED, 4, 6)
 
 
-def test_a_known_client_of_newest_messages_may_repeat_its_first_words() -> None:
-    """The third "hi" is a third message, not the first one again."""
+def test_a_client_of_newest_messages_may_repeat_its_first_words() -> None:
+    """The second "hi" is a second message, not the first one again; to a client that resends, it is the first."""
     found = aligned("u:hi a:hello u:more a:well", "u:hi", sends_newest=True)
     assert (found.shape, found.head, found.known) == (Shape.NEWEST, 4, (False,))
     found = aligned("u:hi a:hello u:more a:well", "u:hi", sends_newest=False)

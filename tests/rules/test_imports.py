@@ -67,7 +67,7 @@ DISTRIBUTIONS: Mapping[str, str] = {"Stemmer": "pystemmer"}
 UNDER_THEIR_NAME = frozenset({"hiredis", "httptools", "uvloop"})
 """Dependencies that others load by name: redis-py its parser, uvicorn its HTTP parser and its loop."""
 
-SETTINGS_READERS = ("cli", "demo.play", "server", "services")
+SETTINGS_READERS = ("app", "cli", "demo.play", "server", "services")
 """Modules that may know `Settings`. Lower ones are given the values that they need."""
 
 SERVICES_SETTINGS_READERS = ("app", "server", "services", "worker.process")

@@ -71,7 +71,7 @@ async def written(request: pytest.FixtureRequest, user: str | None, redis: Redis
     sessions = SessionStore(redis, named_ttl_s=HOUR_S if named else 0, unnamed_ttl_s=HOUR_S, receipt_ttl_s=HOUR_S)
     key = SessionKey(scope, named or "conv-1")
     assert await sessions.record(a_turn(key, is_named=named is not None))
-    await sessions.keep_instructions(key, raw=b"[]")
+    await sessions.keep_instructions(key, raw=b"[]", is_named=named is not None)
     await sessions.put_receipt(scope.tenant, "mpr-1", b"{}")
     await sessions.secret(b"secret")
     names: list[bytes] = await redis.keys("*")  # type: ignore[assignment]  # the client gives bytes

@@ -27,8 +27,8 @@ MUTATORS = frozenset(
 UNCHANGING = frozenset(
     {
         # of the standard library
-        "MappingProxyType", "TypeVar", "bytes", "chr", "frozenset", "json.JSONDecoder", "logging.getLogger", "range",
-        "re.compile", "struct.Struct", "tuple", "type",
+        "MappingProxyType", "TypeVar", "bytes", "chr", "datetime", "frozenset", "json.JSONDecoder", "logging.getLogger",
+        "range", "re.compile", "struct.Struct", "tuple", "type",
         # of dependencies
         "click.Choice", "click.Path", "click.option", "msgspec.json.Decoder", "msgspec.json.Encoder", "regex.compile",
         # our own, all frozen, or pure functions

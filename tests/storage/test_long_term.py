@@ -473,3 +473,31 @@ async def test_a_store_without_the_engine_is_refused_with_a_way_out(redis: Redis
     await redis.execute_command("AUTH", "plain", "")  # type: ignore[no-untyped-call]  # redis-py's gap
     with pytest.raises(StoreUnfitError, match="Redis 8"):
         await require_query_engine(redis)
+
+
+async def test_a_rewrite_takes_the_place_of_what_was_read(store: LongTermStore) -> None:
+    """An edited memory is found by its new words only, and is no newer than it was."""
+    await store.write([memory("m", "old words", session="s")])
+    known = await store.find(ALICE, "m")
+    assert known is not None
+    edited = memory("m", "new words", at=NOON + timedelta(days=1), near=EAST, topics=("tea",))
+    assert await store.rewrite(edited, known=known) is True
+    assert await store.get(ALICE, ["m"]) == [replace(edited.record, created_at=NOON)]
+    assert await ids_by_text(store, "old") == []
+    assert await ids_by_text(store, "new", where=Filter(topics=("tea",))) == ["m"]
+    assert await ids_by_text(store, "new", where=Filter(sessions=("s",))) == []
+    hits = await store.search(ALICE, [], vector=EAST, limit=1, where=ANY)
+    assert list(hits.vector.values()) == pytest.approx([1.0])
+
+
+async def test_a_rewrite_of_what_changed_meanwhile_is_refused(store: LongTermStore) -> None:
+    """Else one of two edits would be lost, and a memory that was erased would come back."""
+    await store.write([memory("m", "first", topics=("a",))])
+    known = await store.find(ALICE, "m")
+    assert known is not None
+    await store.write([memory("m", "second", topics=("b",))])
+    assert await store.rewrite(memory("m", "third"), known=known) is False
+    assert await ids_by_text(store, "second") == ["m"]
+    await store.delete(ALICE, ["m"])
+    assert await store.rewrite(memory("m", "third"), known=known) is False
+    assert await store.find(ALICE, "m") is None

@@ -70,17 +70,22 @@ if ARGV[4] ~= "" then
   redis.call("APPEND", index, ARGV[4])
 end
 
+if ARGV[11] == "1" then
+  redis.call("HSET", KEYS[7], "current", string.sub(facts, 6))
+end
+-- A session's parts end together: those of its main thread, which holds the facts that name the current one, and the
+-- instructions, which are seldom written, live on with every turn.
 local session_ttl = tonumber(ARGV[9])
-for i = 1, 4 do
-  if session_ttl > 0 then redis.call("PEXPIRE", KEYS[i], session_ttl) end
+if session_ttl > 0 then
+  for _, base in ipairs({string.sub(facts, 6), string.sub(KEYS[7], 6)}) do
+    for _, kind in ipairs({"s", "log", "idx", "pin", "sys"}) do
+      redis.call("PEXPIRE", "mp:" .. kind .. ":" .. base, session_ttl)
+    end
+  end
 end
 if ARGV[6] ~= "" then
   redis.call("SET", KEYS[5], ARGV[6])
   if tonumber(ARGV[7]) > 0 then redis.call("PEXPIRE", KEYS[5], ARGV[7]) end
-end
-if ARGV[11] == "1" then
-  redis.call("HSET", KEYS[7], "current", string.sub(facts, 6))
-  if session_ttl > 0 then redis.call("PEXPIRE", KEYS[7], session_ttl) end
 end
 if ARGV[8] ~= "" then
   redis.call("XADD", KEYS[6], "*", "turn", ARGV[8])
