@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -139,7 +140,8 @@ class Settings(BaseSettings):
     @property
     def recall_deadline(self) -> float:
         """Seconds that a search may take: what is set, else by how far away the store is."""
-        return self.recall_deadline_s or (0.3 if self.redis_url and "@localhost" not in self.redis_url else 0.05)
+        host = urlsplit(self.redis_url).hostname
+        return self.recall_deadline_s or (0.3 if host and host not in LOOPBACK else 0.05)
 
     def tool_rules(self) -> tuple[str, str]:
         """The text of the file of rules for tools, and where it stands.
@@ -193,6 +195,29 @@ def read_settings(options: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         raise SettingsError(_explained(error, given=given, from_file=from_file)) from error
     return Settings.model_construct(**dict(checked))
+
+
+def settings_without_environment(given: Mapping[str, Any]) -> Settings:
+    """Settings that nothing of the machine's own configuration reaches into.
+
+    Raises:
+        ValidationError: a value or a name is wrong.
+    """
+
+    class SettingsAlone(Settings):
+        @override
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings,)
+
+    return Settings.model_construct(**dict(SettingsAlone(**given)))
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from memproxy.clock import Clock
 from memproxy.demo.script import Script
 from memproxy.demo.scripted_model import ScriptedModel
 from memproxy.server import running
-from memproxy.settings import Settings
+from memproxy.settings import settings_without_environment
 from memproxy.sockets import listening_socket
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded_server import find_server_files, package_folder, runnable
@@ -62,7 +62,7 @@ def serve(redis: Redis, redis_url: str) -> Serve:
     async def start(answer: Script | None = None, *, clock: Clock | None = None, **given: Any) -> AsyncIterator[Served]:
         async with ScriptedModel(answer).serve() as upstream:
             with listening_socket("127.0.0.1", 0) as listening:
-                settings = Settings.model_validate(
+                settings = settings_without_environment(
                     {
                         "redis_url": redis_url,
                         "upstream_base_url": upstream.base_url,

@@ -19,11 +19,12 @@ from rich.table import Table
 from typing_extensions import override
 
 from memproxy.clock import SystemClock
+from memproxy.demo.lookups import QUESTIONS, run_agent
 from memproxy.demo.scenes import SCENES, USER, Line, Scene, answer
 from memproxy.demo.script import ModelRequest, text_of
 from memproxy.demo.scripted_model import ScriptedModel
 from memproxy.server import Instance, running
-from memproxy.settings import Settings
+from memproxy.settings import Settings, settings_without_environment
 from memproxy.sockets import listening_socket
 
 LEARN_DEADLINE_S = 30.0
@@ -71,6 +72,7 @@ async def play(console: Console) -> list[str]:
                     stage = Stage(console, upstream.model, instance, clock, base_url)
                     for scene in SCENES:
                         missing += await _play_scene(stage, scene)
+                    missing += await _play_lookups(stage, upstream.base_url)
     return missing
 
 
@@ -88,7 +90,7 @@ def demo_settings(folder: Path, upstream: str) -> Settings:
         "session_deadline_s": 10,
         "recall_deadline_s": 10,
     }
-    return Settings(**given)
+    return settings_without_environment(given)
 
 
 async def _play_scene(stage: Stage, scene: Scene) -> list[str]:
@@ -101,6 +103,34 @@ async def _play_scene(stage: Stage, scene: Scene) -> list[str]:
         for line in scene.lines:
             missing += await _say(stage, client, line)
     await _learned(stage)
+    return missing
+
+
+async def _play_lookups(stage: Stage, upstream: str) -> list[str]:
+    """The agent with its tool, once straight at the model server and once through memproxy."""
+    stage.console.rule("[bold]An agent with a tool: three questions, one look-up")
+    through = f"{stage.base_url}/s/support-3/v1"
+    stage.console.print(f"[dim]OPENAI_BASE_URL={through}\n")
+    accounts = []
+    for address in (upstream, through):
+        async with AsyncOpenAI(base_url=address, api_key="none-needed", max_retries=0) as client:
+            accounts.append(await run_agent(client, QUESTIONS))
+    without, with_memproxy = accounts
+    for question, said in zip(QUESTIONS, with_memproxy.answers, strict=True):
+        stage.console.print(f"   [cyan]{escape(question)}[/]\n   [green]{escape(said)}\n")
+    table = Table("", "without memproxy", "with memproxy", box=None, padding=(0, 2))
+    table.add_row("tool executions", str(len(without.executed)), str(len(with_memproxy.executed)))
+    table.add_row("requests of the agent", str(without.requests), str(with_memproxy.requests))
+    table.add_row("tokens of the model", str(without.tokens), str(with_memproxy.tokens))
+    stage.console.print(table)
+    stage.console.print()
+    missing = []
+    if without.answers != with_memproxy.answers:
+        missing.append("with memproxy, the agent's answers are not the same")
+    if (len(without.executed), len(with_memproxy.executed)) != (len(QUESTIONS), 1):
+        missing.append(
+            f"the tool ran {len(with_memproxy.executed)} times with memproxy, {len(without.executed)} without"
+        )
     return missing
 
 

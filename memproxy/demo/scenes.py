@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memproxy.demo.lookups import support
 from memproxy.demo.script import ModelRequest, Reply
 
 USER = "alice"
@@ -68,7 +69,9 @@ SCENES = (
 
 
 def answer(request: ModelRequest) -> Reply:
-    """What the model says: as support agent, or as the model that memproxy extracts memories with."""
+    """What the model says: as support agent, with a tool or without, or as the model that extracts memories."""
+    if request.body.get("tools"):
+        return support(request)
     if "response_format" in request.body:
         return Reply(text=json.dumps({"memories": _facts_in(request)}))
     return Reply(text=_support(request.last_user_text, seen=json.dumps(request.messages, ensure_ascii=False)))

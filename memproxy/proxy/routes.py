@@ -5,6 +5,7 @@ of its own. Paths: an identity may stand before `/v1`, a missing `/v1` and a tra
 """
 
 import uuid
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -90,6 +91,8 @@ class ProxyApp:
 
 
 def _is_forwarded(raw_path: bytes, path: SplitPath) -> bool:
+    if {b".", b".."} & set(unquote_to_bytes(path.rest).split(b"/")):
+        return False  # an upstream that resolves them would be asked outside of its base path, perhaps with our own key
     first = raw_path.lstrip(b"/").split(b"/")[0]
     if first in OWN_FIRST_SEGMENTS:
         return path.rest != b"/" or first == b"v1"

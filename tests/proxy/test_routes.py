@@ -153,7 +153,9 @@ async def test_identities_that_cannot_be_used_are_refused(
         assert not served.model.requests
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/", "/wp-login.php", "/u/alice"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/", "/wp-login.php", "/u/alice", "/v1/%2e%2e/echo", "/v1/files/..%2f../echo"]
+)
 async def test_unknown_paths_are_not_found(serve: Serve, path: str) -> None:
     """A wrong base URL is told apart from a provider's 404."""
     async with serve() as served, client() as http:
