@@ -18,6 +18,7 @@ from memproxy.identity import credential_of
 from memproxy.proxy.assemble import Assembler
 from memproxy.proxy.cached_results import ToolCache
 from memproxy.proxy.client import Message, Receive, Send
+from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.pipeline import Pipeline
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts
@@ -97,6 +98,7 @@ def create_app(services: Services, upstream: Upstream) -> App:
             metrics=services.metrics,
             deadline_s=settings.session_deadline_s,
         ),
+        memory_tools=MemoryTools(services.long_term, services.session_data, clock=services.clock),
         policy=policy,
         tenants=services.tenants,
         clock=services.clock,
@@ -122,6 +124,7 @@ def _policy(services: Services) -> Policy:
         max_memories=settings.recall_memories,
         max_memory_tokens=settings.recall_tokens,
         keep_share=settings.history_keep_share,
+        tools=settings.tools,
         tool_cache=settings.tool_cache,
         answer_rounds=settings.answer_rounds,
         answer_s=settings.answer_s,

@@ -42,6 +42,13 @@ class ToolCacheMode(enum.StrEnum):
     ANSWER = "answer"
 
 
+class ToolsMode(enum.StrEnum):
+    """Whether memory tools are offered to the model."""
+
+    OFF = "off"
+    ON = "on"
+
+
 class MemoryType(enum.StrEnum):
     """The kinds of long-term memory, named as agent-memory-server names them."""
 

@@ -22,6 +22,7 @@ from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore, require_query_engine
 from memproxy.storage.queue import Stage, TurnQueue
+from memproxy.storage.session_data import SessionDataStore
 from memproxy.storage.tool_results import ToolResultStore
 from memproxy.storage.working import SessionStore
 from memproxy.tasks import Tasks
@@ -54,6 +55,7 @@ class Services:
     queues: dict[Stage, TurnQueue]
     tool_policy: ToolPolicy
     tool_results: ToolResultStore
+    session_data: SessionDataStore
 
 
 @asynccontextmanager
@@ -100,6 +102,7 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
             extractor=Extractor(long_term, model=model),
             queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
             tool_policy=policy,
+            session_data=SessionDataStore(redis, unrecorded_ttl_s=settings.unnamed_session_ttl_s),
             tool_results=ToolResultStore(redis, max_results=policy.max_results, max_bytes=policy.max_session_bytes),
         )
         await _prepare_soon(stack, services, store, require_query_engine(redis))

@@ -24,7 +24,7 @@ from pydantic_settings import (
 from typing_extensions import override
 
 from memproxy.errors import SettingsError
-from memproxy.records import MemoryMode, ToolCacheMode
+from memproxy.records import MemoryMode, ToolCacheMode, ToolsMode
 
 PREFIX = "MEMPROXY_"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     recall_tokens: int = Field(800, ge=50)
     recall_deadline_s: float = Field(0, ge=0)
 
+    tools: ToolsMode = ToolsMode.OFF
     tool_cache: ToolCacheMode = ToolCacheMode.ANSWER
     tools_file: Path | None = None
     answer_rounds: int = Field(8, ge=1, le=50)

@@ -172,7 +172,7 @@ def lessons(
         message = conversation[position]
         if message.get("role") == "assistant":
             operations += _clears(tool_calls(message), lookup)
-        elif message.get("role") in {"tool", "function"}:
+        elif message.get("role") in ("tool", "function"):
             is_fresh = position >= fresh_from
             operations += _of_result(conversation, position, lookup, at=at, is_fresh=is_fresh)
     return Lessons(tuple(_effective(operations)), at, policy.scopes)

@@ -152,7 +152,7 @@ def _is_sound_value(value: Any, depth: int) -> bool:
         case dict():
             return bool(value) and _is_sound_object(value, depth)
         case list():
-            return bool(value) and all(_is_sound_item(item, depth) for item in value)
+            return not all(map(_is_empty, value)) and all(_is_sound_item(item, depth) for item in value)
         case _:
             return value is not None
 

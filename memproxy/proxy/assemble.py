@@ -12,6 +12,7 @@ from memproxy.proxy import compose as composing
 from memproxy.proxy.budget import Weight, choose_cut, divide
 from memproxy.proxy.compose import Cut, Placement, compose, memory_block
 from memproxy.proxy.conversation import stored_entries
+from memproxy.proxy.offered_tools import OFFERED_TOKENS, with_memory_tools
 from memproxy.proxy.recall import Recall, query_of
 from memproxy.proxy.stages import Outbound, Policy, Remembered
 from memproxy.records import JsonObject, Pin, ScoredMemory, StoredMessage
@@ -37,13 +38,14 @@ class Assembler:
         self._windows = windows
         self._policy = policy
 
-    def may_exceed(self, request: ChatRequest) -> bool:
+    def may_exceed(self, request: ChatRequest, *, offers_tools: bool) -> bool:
         """Whether the conversation might not fit, so that its messages have to be counted."""
-        return len(request.body) > CAUTIOUS_BYTES_PER_TOKEN * self._available(request)
+        return len(request.body) > CAUTIOUS_BYTES_PER_TOKEN * self._available(request, offers_tools=offers_tools)
 
-    def _available(self, request: ChatRequest) -> int:
+    def _available(self, request: ChatRequest, *, offers_tools: bool) -> int:
         tools = request.fields.get("tools")
         tools_tokens = len(msgspec.json.encode(tools)) // CAUTIOUS_BYTES_PER_TOKEN if tools else 0
+        tools_tokens += OFFERED_TOKENS if offers_tools else 0
         window = self._windows.window_of(request.model)
         return divide(window, reply_tokens=request.reply_tokens, tools_tokens=tools_tokens).available
 
@@ -65,6 +67,8 @@ class Assembler:
             placement=placement,
             cut=cut,
         )
+        if known.offers_tools:
+            body = with_memory_tools(body)
         return Outbound(body, known, history, placement, cut, found, tuple(degraded))
 
     async def _new_block(
@@ -93,7 +97,7 @@ class Assembler:
         pin = memory_block(
             found.value,
             max_memories=self._policy.max_memories,
-            max_tokens=self._memory_tokens(known.request),
+            max_tokens=self._memory_tokens(known),
             seen=seen,
         )
         return (Placement(own + newest, pin) if pin else None), found.value
@@ -110,7 +114,7 @@ class Assembler:
         if cut is not now:
             dropped = await self._dropped(known, cut.position, degraded)
             newest = chat.message_text(known.request.messages[-1])
-            room = NOTE_SHARE * self._available(known.request) // 100
+            room = NOTE_SHARE * self._available(known.request, offers_tools=known.offers_tools) // 100
             note = composing.cut_note(dropped, newest, summary=session.summary, max_tokens=room)
             cut = replace(cut, note=note)
         return cut, history
@@ -119,7 +123,7 @@ class Assembler:
         session, own = known.session, known.request.instructions
         index = stored_entries(session.index) if session else ()
         head, pins = index[: known.alignment.head], session.pins if session else {}
-        available = self._available(known.request)
+        available = self._available(known.request, offers_tools=known.offers_tools)
         size = len(known.request.body) // CAUTIOUS_BYTES_PER_TOKEN + sum(entry.tokens for entry in head)
         size += sum(_pinned(pins, position) for position in pins)
         if size <= available and not now:
@@ -131,12 +135,13 @@ class Assembler:
             tokens = counted or estimate_tokens(chat.countable_text(message))
             weights.append(Weight(position, tokens + _pinned(pins, position), message.get("role") == "user"))
         fixed = sum(estimate_tokens(chat.countable_text(message)) for message in known.request.messages[:own])
-        fixed += self._memory_tokens(known.request) + NOTE_SHARE * available // 100
+        fixed += self._memory_tokens(known) + NOTE_SHARE * available // 100
         return choose_cut(weights, cut=now, fixed=fixed, available=available, keep_share=self._policy.keep_share)
 
-    def _memory_tokens(self, request: ChatRequest) -> int:
+    def _memory_tokens(self, known: Remembered) -> int:
         """What a memory block may take: what the operator allows, and never much of a small window."""
-        return min(self._policy.max_memory_tokens, MEMORY_SHARE * self._available(request) // 100)
+        available = self._available(known.request, offers_tools=known.offers_tools)
+        return min(self._policy.max_memory_tokens, MEMORY_SHARE * available // 100)
 
     async def _history(self, known: Remembered, first: int, degraded: list[str]) -> Sequence[StoredMessage]:
         """The stored messages first..head, from what was read along or, if that is too short, by another look-up."""

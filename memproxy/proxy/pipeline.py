@@ -6,6 +6,7 @@ Fail open: whatever memory can't do in time is left out and named in the receipt
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -14,13 +15,15 @@ from memproxy.clock import Clock
 from memproxy.errors import RequestError, UpstreamError
 from memproxy.identity import Claims, SplitPath, Tenants, credential_of, read_claims, scope_of
 from memproxy.proxy.align import Alignment, Shape, align
-from memproxy.proxy.answer import Answering, AnswerLoop, Limits
+from memproxy.proxy.answer import Answering, AnswerLoop, Limits, Source
 from memproxy.proxy.assemble import Assembler
-from memproxy.proxy.cached_results import CachedResults, ToolCache, is_ordinary
+from memproxy.proxy.cached_results import ToolCache, is_ordinary
 from memproxy.proxy.client import Client
 from memproxy.proxy.controls import chosen
 from memproxy.proxy.conversation import Conversation, extend, read_conversation, stored_entries
 from memproxy.proxy.forward import forward
+from memproxy.proxy.memory_tools import MemoryTools
+from memproxy.proxy.offered_tools import OfferedTools
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
 from memproxy.proxy.record import Exchange, Recorder, target_key, unnamed_session
@@ -28,7 +31,7 @@ from memproxy.proxy.relay import Relayed
 from memproxy.proxy.stages import Inbound, Outbound, Policy, Remembered
 from memproxy.proxy.upstream import Upstream, UpstreamResponse
 from memproxy.proxy.utility import is_utility
-from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey, ToolCacheMode
+from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey, ToolCacheMode, ToolsMode
 from memproxy.storage import schema
 from memproxy.storage.working import LoadedSession
 from memproxy.telemetry import Metrics
@@ -54,6 +57,7 @@ class Pipeline:
         receipts: Receipts,
         assembler: Assembler,
         tool_cache: ToolCache,
+        memory_tools: MemoryTools,
         policy: Policy,
         tenants: Tenants,
         clock: Clock,
@@ -65,6 +69,7 @@ class Pipeline:
         self._receipts = receipts
         self._assembler = assembler
         self._tool_cache = tool_cache
+        self._memory_tools = memory_tools
         self._policy = policy
         self._tenants = tenants
         self._clock = clock
@@ -130,9 +135,10 @@ class Pipeline:
             return "no messages besides instructions"
         scope = scope_of(inbound.tenant, claims)
         await self._recorder.settled(marks_of(scope, claims, conversation), deadline_s=SETTLE_DEADLINE_S)
-        found = await self._recall.session(
-            scope, claims.session, conversation, want_index=self._assembler.may_exceed(request)
-        )
+        tools = chosen(inbound.headers, "tools", self._policy.tools)
+        offers_tools = tools is ToolsMode.ON and mode.reads and scope.user is not None and is_ordinary(request)
+        may_exceed = self._assembler.may_exceed(request, offers_tools=offers_tools)
+        found = await self._recall.session(scope, claims.session, conversation, want_index=may_exceed)
         is_retry = inbound.headers.get("x-stainless-retry-count", "0") != "0"
         alignment = align_with(found.value, conversation, is_retry=is_retry)
         return Remembered(
@@ -140,6 +146,7 @@ class Pipeline:
             claims=claims,
             mode=mode,
             tool_cache=tool_cache,
+            offers_tools=offers_tools,
             request=request,
             conversation=conversation,
             session=found.value,
@@ -154,14 +161,14 @@ class Pipeline:
         receipt = receipt_of(inbound, outbound)
         if inbound.tenant is not None:
             self._receipts.put(inbound.tenant, inbound.id, receipt)
-        source = await self._source(inbound, outbound)
+        sources = await self._sources(inbound, outbound)
         self._metrics.added_seconds.observe(time.monotonic() - inbound.began_s)
         relayed, inside = Relayed(), Answering()
         try:
-            if source is None:
-                await self._forward(client, inbound, outbound, relayed)
+            if sources:
+                await self._answer(client, inbound, outbound, relayed, sources=sources, inside=inside)
             else:
-                await self._answer(client, inbound, outbound, relayed, source=source, inside=inside)
+                await self._forward(client, inbound, outbound, relayed)
         except UpstreamError as error:
             self._count(outbound, error.status)
             headers = receipt_headers(inbound, outbound, inside)
@@ -170,18 +177,24 @@ class Pipeline:
         self._count(outbound, relayed.status or 499)
         self.record(inbound, outbound, relayed, inside, receipt=receipt)
 
-    async def _source(self, inbound: Inbound, outbound: Outbound) -> CachedResults | None:
-        """What may answer this request's tool calls; learning from what it delivers comes with it."""
-        known = outbound.remembered
-        if known is None or known.tool_cache is ToolCacheMode.OFF:
-            return None
+    async def _sources(self, inbound: Inbound, outbound: Outbound) -> list[Source]:
+        """What may answer this request's tool calls; learning from the results that it delivers comes with it."""
+        known, sources = outbound.remembered, list[Source]()
+        if known is None:
+            return sources
+        if known.offers_tools:
+            sources.append(OfferedTools(self._memory_tools, known.scope, known.key))
+        if known.tool_cache is ToolCacheMode.OFF:
+            return sources
         try:
-            source = await self._tool_cache.for_request(known, outbound)
+            cached = await self._tool_cache.for_request(known, outbound)
         except Exception:  # a tool call that is not answered here is answered by the agent, as without memproxy
             log.exception("request %s goes on without cached tool results", inbound.id)
-            return None
+            return sources
         answers = known.tool_cache is ToolCacheMode.ANSWER and known.mode.reads and is_ordinary(known.request)
-        return source if answers and "no-cache" not in inbound.headers.get("cache-control", "").lower() else None
+        if cached is not None and answers and "no-cache" not in inbound.headers.get("cache-control", "").lower():
+            sources.append(cached)
+        return sources
 
     async def _forward(self, client: Client, inbound: Inbound, outbound: Outbound, relayed: Relayed) -> None:
         await forward(
@@ -201,7 +214,7 @@ class Pipeline:
         outbound: Outbound,
         relayed: Relayed,
         *,
-        source: CachedResults,
+        sources: Sequence[Source],
         inside: Answering,
     ) -> None:
         async def send(body: bytes) -> UpstreamResponse:
@@ -217,7 +230,7 @@ class Pipeline:
         loop = AnswerLoop(
             client,
             send,
-            sources=[source],
+            sources=sources,
             limits=Limits(rounds=self._policy.answer_rounds, seconds=self._policy.answer_s),
             headers=lambda done: receipt_headers(inbound, outbound, done),
             into=relayed,

@@ -8,7 +8,7 @@ from memproxy.identity import Claims, SplitPath
 from memproxy.proxy.align import Alignment
 from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import Conversation
-from memproxy.records import MemoryMode, Scope, ScoredMemory, SessionKey, StoredMessage, ToolCacheMode
+from memproxy.records import MemoryMode, Scope, ScoredMemory, SessionKey, StoredMessage, ToolCacheMode, ToolsMode
 from memproxy.storage.working import LoadedSession
 from memproxy.wire.chat_completions import ChatRequest
 
@@ -23,6 +23,7 @@ class Policy:
     max_memories: int
     max_memory_tokens: int
     keep_share: float
+    tools: ToolsMode
     tool_cache: ToolCacheMode
     answer_rounds: int
     answer_s: float
@@ -51,6 +52,8 @@ class Remembered:
     claims: Claims
     mode: MemoryMode
     tool_cache: ToolCacheMode
+    offers_tools: bool
+    """Memory tools are offered to the model."""
     request: ChatRequest
     conversation: Conversation
     session: LoadedSession | None

@@ -97,6 +97,15 @@ def with_messages(request: ChatRequest, messages: Sequence[bytes]) -> bytes:
     return b"{" + b",".join(pieces) + b"}"
 
 
+def with_tools(body: bytes, tools: Sequence[bytes]) -> bytes:
+    """A request's bytes with more tools behind its own; all other fields keep theirs."""
+    fields = _RAW_OBJECT.decode(body)
+    before = _DECODER.decode(fields["tools"]) if "tools" in fields else None
+    own = [bytes(raw) for raw in _RAW_LIST.decode(fields["tools"])] if isinstance(before, list) else []
+    fields["tools"] = msgspec.Raw(b"[" + b",".join([*own, *tools]) + b"]")
+    return b"{" + b",".join(_ENCODER.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"
+
+
 def encode_message(message: JsonObject) -> bytes:
     """A message as it is sent: the same object always gives the same bytes."""
     return _ENCODER.encode(message)

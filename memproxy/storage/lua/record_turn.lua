@@ -83,6 +83,8 @@ if session_ttl > 0 then
     end
   end
 end
+local data = "mp:data:" .. string.sub(KEYS[7], 6)
+if session_ttl > 0 then redis.call("PEXPIRE", data, session_ttl) else redis.call("PERSIST", data) end
 if ARGV[6] ~= "" then
   redis.call("SET", KEYS[5], ARGV[6])
   if tonumber(ARGV[7]) > 0 then redis.call("PEXPIRE", KEYS[5], ARGV[7]) end
