@@ -84,8 +84,24 @@ def create_app(services: Services, upstream: Upstream) -> App:
         buffer_size=settings.record_buffer,
         deadline_s=settings.record_deadline_s,
     )
-    receipts, policy = Receipts(), _policy(services)
-    pipeline = Pipeline(
+    receipts = Receipts()
+    pipeline = _pipeline(services, upstream, recall=recall, recorder=recorder, receipts=receipts)
+    proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics)
+    app = App(proxy, Litestar(openapi_config=None, logging_config=None), recorder)
+    app.pages = Litestar(
+        [_healthz, _readyz(lambda: not app.is_draining), _metrics(services, recorder), _explain(services, receipts)],
+        openapi_config=None,
+        logging_config=None,
+        exception_handlers={MemproxyError: _own_error, HTTPException: _http_error},
+    )
+    return app
+
+
+def _pipeline(
+    services: Services, upstream: Upstream, *, recall: Recall, recorder: Recorder, receipts: Receipts
+) -> Pipeline:
+    settings, policy = services.settings, _policy(services)
+    return Pipeline(
         upstream=upstream,
         recall=recall,
         recorder=recorder,
@@ -104,15 +120,6 @@ def create_app(services: Services, upstream: Upstream) -> App:
         clock=services.clock,
         metrics=services.metrics,
     )
-    proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics)
-    app = App(proxy, Litestar(openapi_config=None, logging_config=None), recorder)
-    app.pages = Litestar(
-        [_healthz, _readyz(lambda: not app.is_draining), _metrics(services, recorder), _explain(services, receipts)],
-        openapi_config=None,
-        logging_config=None,
-        exception_handlers={MemproxyError: _own_error, HTTPException: _http_error},
-    )
-    return app
 
 
 def _policy(services: Services) -> Policy:

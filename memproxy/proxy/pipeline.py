@@ -26,9 +26,10 @@ from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.offered_tools import OfferedTools
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
-from memproxy.proxy.record import Exchange, Recorder, target_key, unnamed_session
+from memproxy.proxy.record import Recorder
 from memproxy.proxy.relay import Relayed
 from memproxy.proxy.stages import Inbound, Outbound, Policy, Remembered
+from memproxy.proxy.turns import Exchange, target_key, unnamed_session
 from memproxy.proxy.upstream import Upstream, UpstreamResponse
 from memproxy.proxy.utility import is_utility
 from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey, ToolCacheMode, ToolsMode

@@ -82,6 +82,12 @@ class Lessons:
     scopes: frozenset[CacheScope] = frozenset({CacheScope.SESSION})
     """The scopes in use: all that a `Clear` has to reach."""
 
+    @property
+    def forgetting(self) -> "Lessons":
+        """Only what is to be forgotten: for requests of which nothing may be kept, and whose writes count all the same."""
+        operations = tuple(one for one in self.operations if not isinstance(one, Keep))
+        return Lessons(operations, self.at, self.scopes)
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

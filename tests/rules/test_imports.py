@@ -40,7 +40,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "litestar": ("app",),
     "msgspec": ("app", "demo", "proxy", "storage", "wire"),
     "numpy": ("embedding", "storage"),
-    "openai": ("llm", "demo.play"),
+    "openai": ("llm", "demo.play", "demo.lookups"),
     "prometheus_client": ("telemetry",),
     "pydantic": ("settings",),
     "pydantic_settings": ("settings",),

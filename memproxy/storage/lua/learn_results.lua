@@ -81,7 +81,7 @@ for _, owner in ipairs(KEYS) do
       end
       if what == "keep" then
         local ends, groups, value = tonumber(ARGV[at + 3]), ARGV[at + 4], ARGV[at + 5]
-        if whose == owner and ends > now then
+        if whose == owner and ends > now and #key + #value <= max_bytes then
           redis.call("HSET", owner, key, value)
           entries[#entries + 1] = {key, #key + #value, ends, groups}
         end

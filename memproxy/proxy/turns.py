@@ -1,0 +1,236 @@
+"""What one exchange writes, decided before anything is written. Pure.
+
+An exchange is a request and what came of it. Here it becomes a `NewTurn`: the messages that are new in the log, the
+facts, pins and chain pointer that go with them, and the turn that is queued for learning.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from memproxy.proxy.align import Alignment, align
+from memproxy.proxy.compose import Cut, Placement, message_without_blocks
+from memproxy.proxy.conversation import Conversation, extend, flags_of, stored_entries
+from memproxy.records import JsonObject, Outcome, Pin, SessionKey, StoredMessage, Turn
+from memproxy.storage.queue import encode_turn
+from memproxy.storage.working import LoadedSession, NewTurn
+from memproxy.wire import chat_completions as chat
+from memproxy.wire.chat_answers import Answer
+from memproxy.wire.chat_completions import ChatRequest
+
+CONTEXT_MESSAGES = 2
+"""Messages before a turn that go to the queue with it: what grounds its first words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and what came of it, with all that recording needs."""
+
+    request_id: str
+    key: SessionKey
+    is_named: bool
+    request: ChatRequest
+    conversation: Conversation
+    session: LoadedSession | None
+    """As it was when the request came."""
+    alignment: Alignment
+    history: Sequence[StoredMessage]
+    """Stored messages that were sent along."""
+    placement: Placement | None
+    cut: Cut
+    answer: Answer
+    outcome: Outcome
+    learns: bool
+    at: datetime
+    answered_at: datetime
+    is_retry: bool
+    is_blind: bool
+    """The session could not be read when the request came, or that was too long ago."""
+    receipt: Mapping[str, object]
+    instead: tuple[JsonObject, ...] = ()
+    """What the model server was sent and said where calls were answered inside, the client's answer last."""
+
+
+def appended(exchange: Exchange, alignment: Alignment) -> list[tuple[int, JsonObject]]:
+    """The client's messages that go into the log, with their index behind the instructions."""
+    own = exchange.request.instructions
+    return [
+        (index, exchange.request.messages[own + index])
+        for index, position in enumerate(alignment.positions)
+        if position is not None and position >= alignment.keep
+    ]
+
+
+def align_again(exchange: Exchange, session: LoadedSession | None) -> tuple[Alignment, SessionKey]:
+    """Where the exchange belongs in a session that has changed since the request came."""
+    entries = exchange.conversation.entries
+    if session is None:
+        key = SessionKey(exchange.key.scope, exchange.key.session)
+        return align((), entries, sends_newest=False), key
+    now = stored_entries(session.index)
+    alignment = align(now, entries, sends_newest=session.sends_newest, is_retry=exchange.is_retry)
+    return alignment, target_key(session, alignment, fresh=exchange.request_id, is_named=exchange.is_named)
+
+
+def target_key(session: LoadedSession, alignment: Alignment, *, fresh: str, is_named: bool) -> SessionKey:
+    """The thread that a turn is appended to. A branch of a named session is a thread of it; without a name it is a
+    session of its own, since another conversation may have begun with the same words."""
+    if not alignment.branches:
+        return session.key
+    if is_named:
+        return SessionKey(session.key.scope, session.key.session, thread=fresh)
+    return SessionKey(session.key.scope, unnamed_session(fresh))
+
+
+def unnamed_session(fresh: str) -> str:
+    """The name of a session that its client did not name."""
+    return f"conv-{fresh.rpartition('-')[2]}"
+
+
+def instructions_digest(request: ChatRequest) -> str:
+    """What tells whether the agent's instructions changed."""
+    return b"".join(chat.digest(message) for message in request.messages[: request.instructions]).hex()[:64]
+
+
+def stored(
+    message: JsonObject, *, exchange: Exchange, at: datetime, tokens: int, is_partial: bool = False
+) -> StoredMessage:
+    """A message as it is kept: whole, but without blocks that memproxy put into it."""
+    return StoredMessage(
+        message=message_without_blocks(message),
+        digest=chat.digest(message).hex(),
+        tokens=tokens,
+        at=at,
+        turn=exchange.request_id,
+        partial=is_partial,
+    )
+
+
+def plan_turn(
+    exchange: Exchange,
+    session: LoadedSession | None,
+    alignment: Alignment,
+    *,
+    key: SessionKey,
+    answer: StoredMessage | None,
+    counts: Sequence[int],
+) -> NewTurn | None:
+    """All that this exchange writes; None when the session holds it already."""
+    new = [
+        (index, stored(message, exchange=exchange, at=exchange.at, tokens=tokens))
+        for (index, message), tokens in zip(appended(exchange, alignment), counts, strict=True)
+    ]
+    messages = tuple(message for _, message in new) + ((answer,) if answer is not None else ())
+    if not messages or _holds(session, exchange, alignment, answer):
+        return None
+    branch = session is not None and alignment.branches
+    learned = tuple(message for index, message in new if not alignment.known[index])
+    learned += (answer,) if answer is not None else ()
+    return NewTurn(
+        key=key,
+        turn_id=exchange.request_id,
+        expected_length=0 if branch or session is None else session.length,
+        keep=0 if branch else alignment.keep,
+        messages=messages,
+        flags=tuple(flags_of(message.message, is_partial=message.partial) for message in messages),
+        facts=_facts(exchange, session, alignment, key=key, messages=messages),
+        pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new) if answer is not None else None),
+        queued=encode_turn(_queued(exchange, key, learned)) if exchange.learns and learned else b"",
+        chain=_chain(exchange, alignment, answer),
+        is_named=exchange.is_named,
+        parent=session.key if branch and session is not None else None,
+        copied=alignment.keep if branch else 0,
+    )
+
+
+def _holds(
+    session: LoadedSession | None, exchange: Exchange, alignment: Alignment, answer: StoredMessage | None
+) -> bool:
+    """The log has this very exchange: an earlier attempt went through unnoticed, or a later turn brought it along.
+
+    That the log ends with the same words would not do: users say "ok" twice and are answered alike.
+    """
+    if session is None:
+        return False
+    if session.last_turn == exchange.request_id:
+        return True
+    if answer is None or alignment.head or len(session.index) != session.length:
+        return False
+    digests = [entry.digest for entry in exchange.conversation.entries] + [bytes.fromhex(answer.digest)]
+    return [entry.digest for entry in session.index[: len(digests)]] == digests
+
+
+def _facts(
+    exchange: Exchange,
+    session: LoadedSession | None,
+    alignment: Alignment,
+    *,
+    key: SessionKey,
+    messages: Sequence[StoredMessage],
+) -> Mapping[str, str]:
+    kept = 0
+    if session is not None:
+        whole = alignment.keep == session.length
+        kept = session.tokens if whole else sum(entry.tokens for entry in session.index[: alignment.keep])
+    facts = {
+        "session": key.session,
+        "thread": key.thread,
+        "user": key.scope.user or "",
+        "namespace": key.scope.namespace or "",
+        "updated_at": exchange.answered_at.isoformat(),
+        "tokens": str(kept + sum(message.tokens for message in messages)),
+        "turns": str((session.turns if session else 0) + 1),
+        "instructions": instructions_digest(exchange.request),
+    }
+    if session is None or alignment.branches:
+        facts["created_at"] = exchange.at.isoformat()
+    if not alignment.head and any(alignment.known):
+        facts["resends"] = "1"
+    if exchange.cut.position:
+        facts |= {"cut": str(exchange.cut.position), "cut_note": exchange.cut.note}
+    elif session is not None and session.cut > alignment.keep:
+        facts |= {"cut": "0", "cut_note": ""}  # what stood before the cut has been replaced
+    if not exchange.request.instructions and session is not None:
+        facts["instructions"] = session.instructions
+    return facts
+
+
+def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int | None) -> Mapping[int, Pin]:
+    pins: dict[int, Pin] = {}
+    placement = exchange.placement
+    if placement is not None:
+        position = alignment.positions[placement.index - exchange.request.instructions]
+        if position is not None:
+            pins[position] = placement.pin
+    if exchange.instead and answer_at is not None:
+        pins[answer_at] = Pin(instead=exchange.instead)
+    return pins
+
+
+def _chain(exchange: Exchange, alignment: Alignment, answer: StoredMessage | None) -> str:
+    """The pointer after this turn: only where the client sends all of the log, for it stands for all of it."""
+    if answer is None or answer.partial or alignment.head or None in alignment.positions:
+        return ""
+    return extend(exchange.conversation.chain, bytes.fromhex(answer.digest)).hex()
+
+
+def _queued(exchange: Exchange, key: SessionKey, learned: tuple[StoredMessage, ...]) -> Turn:
+    first = learned[0].message
+    sent = [
+        *(message.message for message in exchange.history),
+        *exchange.request.messages[exchange.request.instructions :],
+    ]
+    places = [place for place, message in enumerate(sent) if message is first or message == first]
+    before = sent[: places[-1]] if places else sent
+    context = tuple(
+        stored(message, exchange=exchange, at=exchange.at, tokens=0) for message in before[-CONTEXT_MESSAGES:]
+    )
+    return Turn(
+        id=exchange.request_id,
+        scope=key.scope,
+        session=key.session,
+        at=exchange.at,
+        outcome=exchange.outcome,
+        messages=learned,
+        context=context,
+    )
