@@ -18,6 +18,7 @@ from memproxy.server import serve as run_server
 from memproxy.server import work as run_workers
 from memproxy.settings import Settings, read_settings, unknown_variables
 from memproxy.telemetry import configure_logging
+from memproxy.tools_report import read_totals, replayed, show_replayed, show_totals
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,28 @@ def demo() -> None:
     console = Console()
     missing = asyncio.run(play(console))
     sys.exit(verdict(console, missing))
+
+
+@cli.group()
+def tools() -> None:
+    """What is known about the tools of your agents."""
+
+
+@tools.command()
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_with_store_and_model
+def report(files: tuple[Path, ...], **options: Any) -> None:
+    """Show what became of repeated tool calls.
+
+    With FILES (a JSON object with "messages" a line), show what would have become of the calls in them.
+    """
+    settings = read_settings(options)
+    configure_logging("warning")
+    text, source = settings.tool_rules()
+    if files:
+        show_replayed(Console(), replayed(files, parse_policy(text, source=source)))
+    else:
+        show_totals(Console(), asyncio.run(read_totals(settings)))
 
 
 def _started(options: dict[str, Any]) -> Settings:

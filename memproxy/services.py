@@ -23,6 +23,7 @@ from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore, require_query_engine
 from memproxy.storage.queue import Stage, TurnQueue
 from memproxy.storage.session_data import SessionDataStore
+from memproxy.storage.tool_counts import ToolCounts
 from memproxy.storage.tool_results import ToolResultStore
 from memproxy.storage.working import SessionStore
 from memproxy.tasks import Tasks
@@ -55,6 +56,7 @@ class Services:
     queues: dict[Stage, TurnQueue]
     tool_policy: ToolPolicy
     tool_results: ToolResultStore
+    tool_counts: ToolCounts
     session_data: SessionDataStore
 
 
@@ -102,6 +104,7 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
             extractor=Extractor(long_term, model=model),
             queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
             tool_policy=policy,
+            tool_counts=ToolCounts(redis),
             session_data=SessionDataStore(redis, unrecorded_ttl_s=settings.unnamed_session_ttl_s),
             tool_results=ToolResultStore(redis, max_results=policy.max_results, max_bytes=policy.max_session_bytes),
         )

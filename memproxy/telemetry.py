@@ -48,7 +48,7 @@ class Metrics:
         self.turns_waiting = Gauge("memproxy_turns_waiting", "Turns that wait for the store.", registry=registry)
         self.tool_calls = Counter(
             "memproxy_tool_calls",
-            "Calls of tools that could be answered here: hit, missed, bypassed (asked again), would_hit (observing).",
+            "Calls of reading tools: hit, missed, bypassed (asked again), would_hit (observing); and invalidated.",
             ["outcome"],
             registry=registry,
         )

@@ -59,8 +59,7 @@ def _parsed(text: str) -> Any:
 def _number(text: str) -> _Number:
     """Digits without zeros at either end, and a power of ten. Exact: nothing is rounded, so nothing collides."""
     found = _NUMBER.fullmatch(text)
-    if found is None:
-        raise ValueError("not a JSON number")
+    assert found is not None, "the JSON parser passes on nothing but numbers"
     sign, whole, fraction, exponent = found[1], found[2], found[3] or "", found[4] or "0"
     digits = (whole + fraction).lstrip("0")
     if not digits:

@@ -12,7 +12,7 @@ from memproxy.memory.tool_cache import Distrust, Lookup, lessons, result_key, to
 from memproxy.memory.tool_kinds import ToolKind
 from memproxy.memory.tool_policy import ToolPolicy
 from memproxy.records import JsonObject, ToolCall
-from memproxy.storage.tool_results import Clear, Drop, Keep, Lessons
+from memproxy.storage.tool_results import Drop, Keep, Lessons
 
 _AT = datetime(2000, 1, 1, tzinfo=UTC)
 """Conversations are walked as if no time passed: answers that only the time to live prevents are counted, too."""
@@ -98,13 +98,12 @@ class _Kept:
 
     def apply(self, learned: Lessons) -> None:
         for operation in learned.operations:
-            match operation:
-                case Keep():
-                    self.results[operation.key] = operation
-                case Drop():
-                    self.results.pop(operation.key, None)
-                case Clear():
-                    self.results = {key: keep for key, keep in self.results.items() if not operation.drops(keep.groups)}
+            if isinstance(operation, Keep):
+                self.results[operation.key] = operation
+            elif isinstance(operation, Drop):
+                self.results.pop(operation.key, None)
+            else:
+                self.results = {key: keep for key, keep in self.results.items() if not operation.drops(keep.groups)}
 
 
 _COLUMNS = ("kind", "calls", "repeated", "answered", "wrong", "asked again", "changed by then")

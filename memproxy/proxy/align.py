@@ -117,11 +117,12 @@ def _unmatched(stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:
 def _tail_overlap(stored: Sequence[Entry], incoming: Sequence[Entry]) -> tuple[int, int]:
     """The longest tail of `stored` that is a head of `incoming`: (where it ends, length).
 
-    A lone message is looked for at the end only: further back it is rather a new one with the same words.
+    Messages without an answer are looked for at the end only: further back they are rather new ones of the same words.
     """
+    has_answer = any(entry.is_answer for entry in incoming)
     for end in _ends(stored):
         overlap = _overlap(stored[:end], incoming)
-        if overlap and (overlap < len(incoming) or end >= _without_partial(stored)):
+        if overlap and (has_answer or overlap < len(incoming) or end >= _without_partial(stored)):
             return end, overlap
     return len(stored), 0
 

@@ -8,19 +8,23 @@ answer is still under way.
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memproxy.clock import Clock
 from memproxy.errors import StoreError
 from memproxy.memory.tool_cache import Distrust, Lookup, lessons
 from memproxy.memory.tool_policy import ToolPolicy
 from memproxy.proxy.stages import Outbound, Remembered
-from memproxy.records import JsonObject, SessionKey, ToolAnswer, ToolCall
-from memproxy.storage.tool_results import ToolResultStore
+from memproxy.records import JsonObject, SessionKey, ToolAnswer, ToolCacheMode, ToolCall
+from memproxy.storage.tool_counts import ToolCounts
+from memproxy.storage.tool_results import Clear, Lessons, ToolResultStore
 from memproxy.telemetry import Metrics
 from memproxy.wire.chat_completions import ChatRequest
 
 log = logging.getLogger(__name__)
+
+MAX_UNSURE = 10_000
+"""Sessions remembered as not to be trusted; a store away for longer loses its results by their time to live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,38 +37,58 @@ class CachedResults:
     told: set[str]
     """Keys of the calls that were answered since the user last spoke: asked again, they go to the agent."""
     clock: Clock
-    metrics: Metrics
+    events: list[tuple[str, str]]
+    """What became of calls so far: outcome and tool."""
 
     def may_answer(self, name: str) -> bool:
         """Whether results of this tool are kept at all."""
         return self.lookup.may_answer(name)
 
+    def is_ours(self, name: str) -> bool:
+        """All tools here are the agent's."""
+        return False
+
     async def answer(self, call: ToolCall) -> ToolAnswer | None:
         """The result that the agent's tool gave to the same call before. Raises StoreError."""
         wanted = self.lookup.wanted(call)
         if wanted is None or not Distrust(frozenset(self.told)).trusts(wanted):
-            self.metrics.tool_calls.labels("bypassed").inc()
+            self.events.append(("bypassed", call.name))
             return None
         now = self.clock.now()
         found = await self.store.get(self.session, wanted.key, now=now, scope=wanted.scope)
-        self.metrics.tool_calls.labels("hit" if found else "missed").inc()
+        self.events.append(("hit" if found else "missed", call.name))
         if found is None:
             return None
         self.told.add(wanted.key)
         return ToolAnswer(call, found.content, "cache", age_s=round((now - found.at).total_seconds(), 3))
+
+    async def observe(self, calls: Sequence[ToolCall]) -> None:
+        """Count which of these calls, that the agent will run, could have been answered. Raises StoreError."""
+        for call in calls:
+            if self.may_answer(call.name) and await self.answer(call) is not None:
+                self.events[-1] = ("would_hit", call.name)
 
 
 class ToolCache:
     """Makes the source of one request, after having learned from what it delivers."""
 
     def __init__(
-        self, store: ToolResultStore, policy: ToolPolicy, *, clock: Clock, metrics: Metrics, deadline_s: float
+        self,
+        store: ToolResultStore,
+        counts: ToolCounts,
+        policy: ToolPolicy,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        deadline_s: float,
     ) -> None:
         self._store = store
+        self._counts = counts
         self._policy = policy
         self._clock = clock
         self._metrics = metrics
         self._deadline_s = deadline_s
+        self._unsure: set[SessionKey] = set()
 
     async def for_request(self, known: Remembered, outbound: Outbound) -> CachedResults | None:
         """What can answer this request's calls; None when nothing can, or the store is away."""
@@ -76,16 +100,44 @@ class ToolCache:
         conversation = [*(stored.message for stored in outbound.history), *sent]
         new_from = 0 if known.alignment.branches else len(outbound.history) + _first_new(known, sent)
         learned = lessons(conversation, new_from=new_from, tools=tools, policy=self._policy, at=self._clock.now())
-        if learned.operations and known.mode.writes:
-            try:
-                async with asyncio.timeout(self._deadline_s):
-                    await self._store.apply(known.key, learned)
-            except (StoreError, TimeoutError) as error:
-                log.warning("going on without cached tool results: %s", error)
-                return None
+        if not known.mode.writes:
+            learned = learned.forgetting
+        if known.key in self._unsure:
+            learned = replace(learned, operations=(Clear(), *learned.operations))
+        if learned.operations and not await self._apply(known.key, learned):
+            return None
         lookup = Lookup(tools, self._policy)
         distrust = Distrust.of(_told_in_turn(known), lookup)
-        return CachedResults(self._store, lookup, known.key, set(distrust.answered), self._clock, self._metrics)
+        clears = sum(isinstance(operation, Clear) for operation in learned.operations)
+        events = [("invalidated", "")] * clears
+        return CachedResults(self._store, lookup, known.key, set(distrust.answered), self._clock, events)
+
+    async def _apply(self, session: SessionKey, learned: Lessons) -> bool:
+        """Learn; where that fails, the session is not trusted before all of its results were dropped."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._store.apply(session, learned)
+        except (StoreError, TimeoutError) as error:
+            log.warning("going on without cached tool results: %s", error)
+            if len(self._unsure) < MAX_UNSURE:
+                self._unsure.add(session)
+            return False
+        self._unsure.discard(session)
+        return True
+
+    async def finish(
+        self, cached: CachedResults, calls: Sequence[ToolCall], *, mode: ToolCacheMode, tokens_saved: int
+    ) -> None:
+        """Count what became of this request's calls; `calls` are those that the agent got. After the last byte."""
+        try:
+            if mode is ToolCacheMode.OBSERVE:
+                await cached.observe(calls)
+            for outcome, _ in cached.events:
+                self._metrics.tool_calls.labels(outcome).inc()
+            if cached.events or tokens_saved:
+                await self._counts.add(cached.events, tokens_saved=tokens_saved)
+        except StoreError as error:
+            log.warning("tool calls were not counted: %s", error)
 
 
 def _first_new(known: Remembered, sent: Sequence[JsonObject]) -> int:

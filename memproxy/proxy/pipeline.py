@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -17,7 +18,7 @@ from memproxy.identity import Claims, SplitPath, Tenants, credential_of, read_cl
 from memproxy.proxy.align import Alignment, Shape, align
 from memproxy.proxy.answer import Answering, AnswerLoop, Limits, Source
 from memproxy.proxy.assemble import Assembler
-from memproxy.proxy.cached_results import ToolCache, is_ordinary
+from memproxy.proxy.cached_results import CachedResults, ToolCache, is_ordinary
 from memproxy.proxy.client import Client
 from memproxy.proxy.controls import chosen
 from memproxy.proxy.conversation import Conversation, extend, read_conversation, stored_entries
@@ -35,15 +36,33 @@ from memproxy.proxy.utility import is_utility
 from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey, ToolCacheMode, ToolsMode
 from memproxy.storage import schema
 from memproxy.storage.working import LoadedSession
+from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.wire import chat_answers
 from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_answers import Answer
+from memproxy.wire.chat_answers import Answer, calls_of
 
 log = logging.getLogger(__name__)
 
 SETTLE_DEADLINE_S = 0.25
 """How long a request waits for the recording of the one before it in its session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What may answer a request's tool calls, and what only learns from them."""
+
+    offered: OfferedTools | None = None
+    cached: CachedResults | None = None
+    cache_answers: bool = False
+
+    @property
+    def answering(self) -> list[Source]:
+        """Those that answer, in the order in which they are asked."""
+        sources: list[Source] = [self.offered] if self.offered is not None else []
+        if self.cached is not None and self.cache_answers:
+            sources.append(self.cached)
+        return sources
 
 
 class Pipeline:
@@ -59,6 +78,7 @@ class Pipeline:
         assembler: Assembler,
         tool_cache: ToolCache,
         memory_tools: MemoryTools,
+        tasks: Tasks,
         policy: Policy,
         tenants: Tenants,
         clock: Clock,
@@ -71,6 +91,7 @@ class Pipeline:
         self._assembler = assembler
         self._tool_cache = tool_cache
         self._memory_tools = memory_tools
+        self._tasks = tasks
         self._policy = policy
         self._tenants = tenants
         self._clock = clock
@@ -166,8 +187,8 @@ class Pipeline:
         self._metrics.added_seconds.observe(time.monotonic() - inbound.began_s)
         relayed, inside = Relayed(), Answering()
         try:
-            if sources:
-                await self._answer(client, inbound, outbound, relayed, sources=sources, inside=inside)
+            if sources.answering:
+                await self._answer(client, inbound, outbound, relayed, sources=sources.answering, inside=inside)
             else:
                 await self._forward(client, inbound, outbound, relayed)
         except UpstreamError as error:
@@ -176,26 +197,25 @@ class Pipeline:
             await client.refuse(error, headers, msgspec.json.encode(error.openai_body()))
             return
         self._count(outbound, relayed.status or 499)
-        self.record(inbound, outbound, relayed, inside, receipt=receipt)
+        answer = self.record(inbound, outbound, relayed, inside, receipt=receipt)
+        self._count_calls(outbound, sources, answer, inside)
 
-    async def _sources(self, inbound: Inbound, outbound: Outbound) -> list[Source]:
+    async def _sources(self, inbound: Inbound, outbound: Outbound) -> Sources:
         """What may answer this request's tool calls; learning from the results that it delivers comes with it."""
-        known, sources = outbound.remembered, list[Source]()
+        known = outbound.remembered
         if known is None:
-            return sources
-        if known.offers_tools:
-            sources.append(OfferedTools(self._memory_tools, known.scope, known.key))
+            return Sources()
+        offered = OfferedTools(self._memory_tools, known.scope, known.key) if known.offers_tools else None
         if known.tool_cache is ToolCacheMode.OFF:
-            return sources
+            return Sources(offered)
         try:
             cached = await self._tool_cache.for_request(known, outbound)
         except Exception:  # a tool call that is not answered here is answered by the agent, as without memproxy
             log.exception("request %s goes on without cached tool results", inbound.id)
-            return sources
+            return Sources(offered)
         answers = known.tool_cache is ToolCacheMode.ANSWER and known.mode.reads and is_ordinary(known.request)
-        if cached is not None and answers and "no-cache" not in inbound.headers.get("cache-control", "").lower():
-            sources.append(cached)
-        return sources
+        is_passed_by = "no-cache" in inbound.headers.get("cache-control", "").lower()
+        return Sources(offered, cached, cache_answers=answers and not is_passed_by)
 
     async def _forward(self, client: Client, inbound: Inbound, outbound: Outbound, relayed: Relayed) -> None:
         await forward(
@@ -249,8 +269,8 @@ class Pipeline:
 
     def record(
         self, inbound: Inbound, outbound: Outbound, relayed: Relayed, inside: Answering, *, receipt: JsonObject
-    ) -> None:
-        """Hand the exchange to the recorder, if it is to be remembered."""
+    ) -> Answer:
+        """Read the answer, and hand the exchange to the recorder if it is to be remembered."""
         known, answer = outbound.remembered, chat_answers.NO_ANSWER
         if relayed.status is not None and relayed.is_observed:
             answer = chat_answers.read_answer(
@@ -271,7 +291,7 @@ class Pipeline:
         if relayed.error:
             receipt["error"] = relayed.error
         if known is None or not known.mode.writes or (relayed.status or 200) >= 300:
-            return
+            return answer
         exchange = exchange_of(
             inbound,
             outbound,
@@ -283,6 +303,18 @@ class Pipeline:
             instead=inside.instead,
         )
         self._recorder.submit(exchange, marks=marks_after(known, answer))
+        return answer
+
+    def _count_calls(self, outbound: Outbound, sources: Sources, answer: Answer, inside: Answering) -> None:
+        """Count what became of tool calls, in the background."""
+        known = outbound.remembered
+        if known is None or sources.cached is None:
+            return
+        prompt = (answer.usage or {}).get("prompt_tokens")
+        saved = prompt * inside.rounds // (inside.rounds + 1) if isinstance(prompt, int) else 0
+        calls = calls_of(answer.message) if answer.message else ()
+        counting = self._tool_cache.finish(sources.cached, calls, mode=known.tool_cache, tokens_saved=saved)
+        self._tasks.start(counting, name="count tool calls")
 
 
 def exchange_of(

@@ -22,6 +22,7 @@ another, and nothing that a client sent is readable in a key.
 | `q` | stream | turns waiting to be learned from, a stream a stage | permanent, trimmed when acknowledged |
 | `dead` | stream | turns that could not be learned from, a stream a stage | permanent, bounded |
 | `secret` | string | what keys the digests of credentials | permanent |
+| `stats` | hash | what became of tool calls, by tool | permanent, bounded |
 """
 
 import hashlib
@@ -32,11 +33,13 @@ from memproxy.records import Scope, SessionKey
 PARTITIONS = 16
 """Enough shards for a large cluster, few enough for one worker to read all streams in one call."""
 
-PERMANENT = frozenset({"m", "q", "dead", "secret"})
+PERMANENT = frozenset({"m", "q", "dead", "secret", "stats"})
 """Kinds without a time to live; every other key expires."""
 
 MEMORY_PREFIX = "mp:m:"
 SECRET_KEY = "mp:secret:credentials"  # noqa: S105  a key's name, not a secret
+TOOL_COUNTS_KEY = "mp:stats:tools"
+
 GROUP = "memproxy"
 """The consumer group on every stream of turns."""
 

@@ -84,9 +84,9 @@ class Lessons:
 
     @property
     def forgetting(self) -> "Lessons":
-        """Only what is to be forgotten: for requests of which nothing may be kept, and whose writes count all the same."""
-        operations = tuple(one for one in self.operations if not isinstance(one, Keep))
-        return Lessons(operations, self.at, self.scopes)
+        """The same without keeping anything: where nothing may be stored, what happened still counts."""
+        operations = [Drop(one.key, one.scope) if isinstance(one, Keep) else one for one in self.operations]
+        return Lessons(tuple(operations), self.at, self.scopes)
 
 
 @dataclass(frozen=True, slots=True)

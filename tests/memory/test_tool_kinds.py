@@ -25,23 +25,23 @@ READS = """
     mcp__server__get_x mcp__send_server__list_things mcp__delete__get server.get_x api/get_x settings_get web_search
     slack_get_channel_history github_get_issue query_knowledge_base read_query is_set can_cancel_order has_permission
     list_deleted_users get_x_then_y
-""".split()
+""".split()  # noqa: SIM905  a block of words reads better than a list of strings
 
 WRITES = """
     get_and_delete search_and_replace read_write_file list_append checkout check_out check-in CheckInPassenger
     find_or_create find_and_order fetch_mail_and_forward files.delete.get get_set run_query execute_sql update_get
     cancel_order createOrder order_pizza post_search mark_as_read search_n_destroy can_and_delete calculate_and_apply
     get2delete ask_user open_file
-""".split()
+""".split()  # noqa: SIM905  a block of words reads better than a list of strings
 
 UNKNOWNS = """
     shopping_list background_check query query_database sql_query mcp__db__query slack_list_channels bash python
     get_user_input get_next_job getuser deletes_user status find_and_prune get_удалить 搜索 __ 7
-""".split()
+""".split()  # noqa: SIM905  a block of words reads better than a list of strings
 
 HELPS = """
     think calculate think_tool sequentialthinking get_current_time get_job_status getHTTPStatus get_logs is_status_green
-""".split()
+""".split()  # noqa: SIM905  a block of words reads better than a list of strings
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_tool_without_annotations_says_nothing(definition: dict[str, Any] | No
     assert kind_by_annotations(definition) is None
 
 
-@pytest.mark.parametrize(("kind", "clears"), zip(ToolKind, [False, False, True, True], strict=True))
-def test_what_is_not_known_to_be_harmless_clears(kind: ToolKind, clears: bool) -> None:
+@pytest.mark.parametrize("kind", list(ToolKind))
+def test_what_is_not_known_to_be_harmless_clears(kind: ToolKind) -> None:
     """Measured on real agents: without this a quarter of the answers is wrong."""
-    assert kind.clears is clears
+    assert kind.clears is (kind not in {ToolKind.READ, ToolKind.HELPER})

@@ -96,9 +96,11 @@ def test_what_reads_and_changes_by_itself_is_not_kept() -> None:
 def test_the_first_rule_that_says_it_decides() -> None:
     """Each of time to live and scope is looked up for itself."""
     assert [SHOP.ttl_of(name) for name in ("get_stock_price", "get_user", "list_airports", "x")] == [1.5, 5, 60, 60]
-    assert [SHOP.scope_of(name) for name in ("get_stock_price", "list_airports", "x")] == list(
-        (CacheScope.USER, CacheScope.TENANT, CacheScope.SESSION)
-    )
+    assert [SHOP.scope_of(name) for name in ("get_stock_price", "list_airports", "x")] == [
+        CacheScope.USER,
+        CacheScope.TENANT,
+        CacheScope.SESSION,
+    ]
     assert SHOP.scopes == frozenset(CacheScope)
     assert ToolPolicy().scopes == {CacheScope.SESSION}
 
@@ -115,8 +117,8 @@ def test_groups_say_what_a_call_puts_out_of_date() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("ttl_s = 1\nallow = [", "line 2"),
-        ("ttl_s = 1\nttl_s = 2", "line 2"),
+        ("ttl_s = 1\nallow = [x]", "line 2"),
+        ("ttl_s = 1\nttl_s = 2\n", "line 2"),
         ("a = " + "[" * 5_000, "TOML"),
         ("ttl = 1", "`ttl` is not known; known are allow"),
         ("ttl_s = -1", "`ttl_s` must not be negative"),

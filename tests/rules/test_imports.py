@@ -47,7 +47,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "redis": ("storage",),
     "redisvl": ("storage",),
     "regex": ("words",),
-    "rich": ("cli", "demo.play"),
+    "rich": ("cli", "demo.play", "tools_report"),
     "rich_click": ("cli",),
     "Stemmer": ("words",),
     "tiktoken": ("tokens",),
@@ -67,7 +67,7 @@ DISTRIBUTIONS: Mapping[str, str] = {"Stemmer": "pystemmer"}
 UNDER_THEIR_NAME = frozenset({"hiredis", "httptools", "uvloop"})
 """Dependencies that others load by name: redis-py its parser, uvicorn its HTTP parser and its loop."""
 
-SETTINGS_READERS = ("app", "cli", "demo.play", "server", "services")
+SETTINGS_READERS = ("app", "cli", "demo.play", "server", "services", "tools_report")
 """Modules that may know `Settings`. Lower ones are given the values that they need."""
 
 SERVICES_SETTINGS_READERS = ("app", "server", "services", "worker.process")
