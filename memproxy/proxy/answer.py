@@ -23,6 +23,7 @@ from memproxy.proxy.client import Client
 from memproxy.proxy.forward import CLOSE_DEADLINE_S
 from memproxy.proxy.relay import Relayed, relay
 from memproxy.proxy.splice import Joined, Round, joined_object
+from memproxy.proxy.strain import Strainer, strained_object
 from memproxy.proxy.upstream import UpstreamResponse
 from memproxy.records import JsonObject, Outcome, ToolAnswer, ToolCall
 from memproxy.wire import chat_completions as chat
@@ -68,13 +69,15 @@ class Answering:
     """Rounds before the one that the client got."""
     last: JsonObject | None = None
     """The model's own message of the round that the client got."""
+    beside: list[JsonObject] = field(default_factory=list)
+    """Results of calls in that message that the client did not get."""
 
     @property
     def instead(self) -> tuple[JsonObject, ...]:
         """What later requests send in place of the client's one message; empty when nothing was answered inside."""
-        if not self.hidden or self.last is None:
+        if self.last is None or not (self.hidden or self.beside):
             return ()
-        return (*self.hidden, chat.replayable(self.last))
+        return (*self.hidden, chat.replayable(self.last), *self.beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +93,7 @@ class Answered:
     @property
     def hidden(self) -> list[JsonObject]:
         """The messages that this round adds to the request."""
-        results = [
-            {"role": "tool", "tool_call_id": answer.call.id, "content": answer.content} for answer in self.answers
-        ]
-        return [chat.replayable(self.message), *results]
+        return [chat.replayable(self.message), *(_result(answer) for answer in self.answers)]
 
 
 class AnswerLoop:
@@ -109,9 +109,10 @@ class AnswerLoop:
         headers: Callable[[Answering], Headers],
         into: Relayed,
         done: Answering,
+        is_ours: Callable[[str], bool] | None = None,
     ) -> None:
         """`send` asks the model server; `headers` are memproxy's own for the response, made when it begins; `into` and
-        `done` tell how it went, whatever ends it."""
+        `done` tell how it went, whatever ends it. `is_ours` names the tools whose calls the client must never see."""
         self._client = client
         self._send = send
         self._sources = sources
@@ -119,6 +120,8 @@ class AnswerLoop:
         self._headers = headers
         self._into = into
         self._began_s = time.monotonic()
+        self._is_ours = is_ours
+        self._strainer = Strainer(is_ours) if is_ours is not None else None
         self.done = done
 
     async def run(self, body: bytes) -> None:
@@ -176,6 +179,7 @@ class AnswerLoop:
         self.done.last = message
         await self._emit(response, current.release())
         await self._start(response)
+        await self._answer_beside(current.reader.calls, answers)
         self._into.outcome = Outcome.COMPLETED
         return None
 
@@ -192,9 +196,22 @@ class AnswerLoop:
         if message is not None and may_go_on and await self._answer_more(reader.calls, answers):
             return Answered(message, answers, [body], current.after())
         self.done.last = message
+        await self._answer_beside(reader.calls, answers)
         await self._emit(response, [joined_object(body, joined)])
         self._into.outcome = Outcome.COMPLETED
         return None
+
+    async def _answer_beside(self, calls: Sequence[ToolCall], answers: Sequence[ToolAnswer]) -> None:
+        """Answer the calls that the client does not get; the agent's own results will join them in its next request."""
+        if self._is_ours is None:
+            return
+        known = {answer.call.id: answer for answer in answers}
+        for call in calls:
+            if self._is_ours(call.name):
+                answer = known.get(call.id) or await self._answer(call)
+                if answer is not None:
+                    self.done.answers.append(answer)
+                    self.done.beside.append(_result(answer))
 
     async def _answer_more(self, calls: Sequence[ToolCall], answers: list[ToolAnswer]) -> bool:
         """Answer the calls that have no answer yet; False as soon as one has none."""
@@ -241,6 +258,7 @@ class AnswerLoop:
     async def _fall_back(self, response: UpstreamResponse, answered: Answered) -> None:
         """The client gets the round that could not be continued, as it came."""
         self.done.last = answered.message
+        await self._answer_beside([answer.call for answer in answered.answers], answered.answers)
         await self._emit(response, answered.held)
         self._into.outcome = Outcome.COMPLETED
 
@@ -250,6 +268,11 @@ class AnswerLoop:
         await relay(response.chunks(), self._client.write, self._into)
 
     async def _emit(self, response: UpstreamResponse, pieces: Sequence[bytes]) -> None:
+        if self._is_ours is not None and self._strainer is not None:
+            if _is_stream(response):
+                pieces = [strained for piece in pieces for strained in self._strainer.feed(piece)]
+            else:
+                pieces = [strained_object(piece, self._is_ours) for piece in pieces]
         if pieces:
             await self._start(response)
             for piece in pieces:
@@ -263,9 +286,13 @@ class AnswerLoop:
         self._into.status = response.status
         self._into.content_type = response.header(b"content-type")
         self._into.content_encoding = response.header(b"content-encoding")
-        is_whole = is_own or not self.done.rounds
+        is_whole = is_own or (not self.done.rounds and self._is_ours is None)
         headers = [(name, value) for name, value in response.headers if is_whole or name != b"content-length"]
         await self._client.start(response.status, [*headers, *self._headers(self.done)])
+
+
+def _result(answer: ToolAnswer) -> JsonObject:
+    return {"role": "tool", "tool_call_id": answer.call.id, "content": answer.content}
 
 
 def _is_stream(response: UpstreamResponse) -> bool:

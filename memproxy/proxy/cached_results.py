@@ -44,10 +44,6 @@ class CachedResults:
         """Whether results of this tool are kept at all."""
         return self.lookup.may_answer(name)
 
-    def is_ours(self, name: str) -> bool:
-        """All tools here are the agent's."""
-        return False
-
     async def answer(self, call: ToolCall) -> ToolAnswer | None:
         """The result that the agent's tool gave to the same call before. Raises StoreError."""
         wanted = self.lookup.wanted(call)

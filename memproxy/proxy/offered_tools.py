@@ -23,15 +23,16 @@ class OfferedTools:
 
     def may_answer(self, name: str) -> bool:
         """Whether it is one of the memory tools."""
-        return name in ARGUMENTS
-
-    def is_ours(self, name: str) -> bool:
-        """A memory tool's call is never the agent's."""
-        return name in ARGUMENTS
+        return is_memory_tool(name)
 
     async def answer(self, call: ToolCall) -> ToolAnswer | None:
         """Carry the call out; what goes wrong is told to the model."""
         return await self.tools.answer(call, scope=self.scope, session=self.session)
+
+
+def is_memory_tool(name: str) -> bool:
+    """A memory tool's call is never the agent's."""
+    return name in ARGUMENTS
 
 
 def with_memory_tools(body: bytes) -> bytes:

@@ -6,7 +6,6 @@ Fail open: whatever memory can't do in time is left out and named in the receipt
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,7 +23,7 @@ from memproxy.proxy.controls import chosen
 from memproxy.proxy.conversation import Conversation, extend, read_conversation, stored_entries
 from memproxy.proxy.forward import forward
 from memproxy.proxy.memory_tools import MemoryTools
-from memproxy.proxy.offered_tools import OfferedTools
+from memproxy.proxy.offered_tools import OfferedTools, is_memory_tool
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
 from memproxy.proxy.record import Recorder
@@ -188,7 +187,7 @@ class Pipeline:
         relayed, inside = Relayed(), Answering()
         try:
             if sources.answering:
-                await self._answer(client, inbound, outbound, relayed, sources=sources.answering, inside=inside)
+                await self._answer(client, inbound, outbound, relayed, sources=sources, inside=inside)
             else:
                 await self._forward(client, inbound, outbound, relayed)
         except UpstreamError as error:
@@ -235,7 +234,7 @@ class Pipeline:
         outbound: Outbound,
         relayed: Relayed,
         *,
-        sources: Sequence[Source],
+        sources: Sources,
         inside: Answering,
     ) -> None:
         async def send(body: bytes) -> UpstreamResponse:
@@ -251,11 +250,12 @@ class Pipeline:
         loop = AnswerLoop(
             client,
             send,
-            sources=sources,
+            sources=sources.answering,
             limits=Limits(rounds=self._policy.answer_rounds, seconds=self._policy.answer_s),
             headers=lambda done: receipt_headers(inbound, outbound, done),
             into=relayed,
             done=inside,
+            is_ours=is_memory_tool if sources.offered is not None else None,
         )
         await loop.run(outbound.body)
 

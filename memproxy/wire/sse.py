@@ -176,25 +176,42 @@ class RawEvents:
     """Cuts a stream at its blank lines without changing a byte: the pieces, joined, are the stream.
 
     For whoever has to hold or leave out whole events while all others pass as they came. An event whose blank line ends
-    in CR is given when the next byte shows that no LF belongs to it.
+    in CR is given when the next byte shows that no LF belongs to it. One that grows beyond `max_event_bytes` is given in
+    several pieces, so that memory is bounded.
     """
 
-    def __init__(self) -> None:
-        self._rest = b""
+    __slots__ = ("_max_event_bytes", "_rest", "_searched")
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._rest = bytearray()
+        """The event in progress."""
+        self._searched = 0
+        """So much of it holds no blank line, nor the beginning of one."""
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that `chunk` completes, each with its blank line."""
-        buffer = self._rest + chunk
+        """The events that `chunk` completes, each with its blank line. Each byte is searched once."""
+        self._rest += chunk
         pieces, start = [], 0
-        for blank in _BLANK_LINE.finditer(buffer):
-            if blank.end() == len(buffer) and buffer.endswith(b"\r"):
+        for blank in _BLANK_LINE.finditer(bytes(memoryview(self._rest)[self._searched :])):
+            end = self._searched + blank.end()
+            if end == len(self._rest) and self._rest.endswith(b"\r"):
                 break
-            pieces.append(buffer[start : blank.end()])
-            start = blank.end()
-        self._rest = buffer[start:]
+            pieces.append(bytes(self._rest[start:end]))
+            start = end
+        del self._rest[:start]
+        if len(self._rest) > self._max_event_bytes:
+            pieces += self.close()
+        self._searched = max(0, len(self._rest) - _UNDECIDED_BYTES)
         return pieces
 
     def close(self) -> list[bytes]:
         """What is left: an event without its blank line."""
-        rest, self._rest = self._rest, b""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        self._searched = 0
         return [rest] if rest else []
+
+
+_UNDECIDED_BYTES = 3
+"""Of a blank line that the next byte may still complete or lengthen: CR LF CR."""
