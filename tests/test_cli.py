@@ -1,6 +1,7 @@
 """The command line: help for people, one line for mistakes."""
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
@@ -44,6 +45,42 @@ async def test_wrong_settings_are_told_in_a_line(tmp_path: Path, toml: str, word
     assert code == 2
     assert words in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("allow = [", "not valid TOML"),
+        ("alow = []", "alow"),
+        ("ttl_s = -1", "ttl_s"),
+        ("[[rules]]\nttl_s = 5", "tools"),
+    ],
+)
+async def test_a_wrong_tools_file_is_refused_at_start(tmp_path: Path, toml: str, words: str) -> None:
+    """A rule that is not understood would be a rule that is not kept."""
+    file = tmp_path / "tools.toml"
+    file.write_text(toml)
+    code, _, errors = await memproxy("serve", MEMPROXY_TOOLS_FILE=str(file))
+    assert code == 2
+    assert words in errors
+    assert str(file) in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_report_of_recorded_conversations(tmp_path: Path) -> None:
+    """Before answering is switched on, anybody can see what it would have done."""
+    file = tmp_path / "conversations.jsonl"
+    call = {"id": "c", "type": "function", "function": {"name": "get_order", "arguments": "{}"}}
+    turn = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "sent"}]
+    user = {"role": "user", "content": "Where is it?"}
+    file.write_text(json.dumps({"messages": [user, *turn, user, *turn]}) + "\n")
+    code, output, errors = await memproxy("tools", "report", str(file))
+    assert code == 0, errors
+    assert output.strip().splitlines()[-1].split()[:4] == ["all", "2", "1", "1"]
+    file.write_text("nothing\n")
+    code, _, errors = await memproxy("tools", "report", str(file))
+    assert code == 2
+    assert "Line 1" in errors
 
 
 async def test_a_store_without_query_engine_is_refused_with_the_reason(tmp_path: Path) -> None:
