@@ -157,6 +157,8 @@ async def running(
                 app.is_draining = True
                 server.should_exit = True
                 await asyncio.wait([task])
+    if app.recorder.waiting:
+        log.error("%s turns are lost: the store did not come back before the end", app.recorder.waiting)
 
 
 async def _work(settings: Settings) -> None:

@@ -43,6 +43,9 @@ HOP_BY_HOP = frozenset(
 OWN_PREFIX = b"x-memproxy-"
 
 CONNECT_ATTEMPTS = 2
+POOL_WAIT_S = 30.0
+"""For one of the connections to come free, beside the time to connect."""
+
 MAX_HEADER_BYTES = 64 * 1024
 """Providers send long rate-limit and policy headers; aiohttp's own limit is 8 KB."""
 
@@ -97,7 +100,9 @@ class ExactTransport(AiohttpTransport):
             headers=[(name.decode("latin-1"), _header_text(value)) for name, value in request.extensions["headers"]],
             data=_sendable(request.extensions["body"]),
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(sock_connect=timeout["connect"], sock_read=timeout["read"]),
+            timeout=aiohttp.ClientTimeout(
+                connect=timeout["pool"], sock_connect=timeout["connect"], sock_read=timeout["read"]
+            ),
         )
         return httpx.Response(
             response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response), request=request
@@ -112,7 +117,9 @@ class Upstream:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
-        self._timeout = httpx.Timeout(connect=connect_timeout_s, read=idle_timeout_s, write=None, pool=None)
+        self._timeout = httpx.Timeout(
+            connect=connect_timeout_s, read=idle_timeout_s, write=None, pool=connect_timeout_s + POOL_WAIT_S
+        )
         self._connections = connections
         self._transport = ExactTransport(client=self._session)
 

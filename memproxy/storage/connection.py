@@ -28,6 +28,9 @@ TEMPORARY = (
 )
 """Conditions that pass by themselves or when somebody acts; the command may be given again."""
 
+TEMPORARY_REPLIES = ("MISCONF", "BUSY", "LOADING", "READONLY", "OOM", "NOREPLICAS", "UNKILLABLE")
+"""First words of refusals of the same kind that redis-py has no exception for, or that a script passes on."""
+
 
 def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> Redis:
     """A client for the store; nothing is sent yet. RESP2, because query replies change their shape under RESP3.
@@ -57,4 +60,6 @@ def translated(doing: str) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}"
         raise StoreUnavailableError(f"The store could not be used for {doing}: {reason}") from error
     except exceptions.RedisError as error:
+        if str(error).startswith(TEMPORARY_REPLIES):
+            raise StoreUnavailableError(f"The store does not take {doing} now: {error}") from error
         raise StoreError(f"The store refused {doing}: {type(error).__name__}: {error}") from error

@@ -129,7 +129,9 @@ def check(found: Alignment, stored: Sequence[Said], incoming: Sequence[Said], *,
     overlap = [message for message, at in zip(incoming, found.positions, strict=True) if at is not None]
     overlap = overlap[: found.keep - places[0]] if places else []
     assert entries(overlap) == unmarked(stored[found.keep - len(overlap) : found.keep]), "what is matched is equal"
-    if found.shape is not Shape.COMPACTED:
+    if found.shape is Shape.COMPACTED:
+        assert found.positions[0] is None, "something was replaced"
+    else:
         after = [*plain(stored[: found.keep]), *incoming[found.keep - found.head :]]
         assert after == [*plain(stored[: found.head]), *incoming], "the log holds what was sent: nothing twice"
 

@@ -68,7 +68,7 @@ async def call(
     asked = ToolCall("call-1", PREFIX + name, written)
     answer = await tools.answer(asked, scope=scope, session=SessionKey(scope, session))
     assert (answer.call, answer.source, answer.age_s) == (asked, "memory", None)
-    result: JsonObject = json.loads(answer.content)
+    result: JsonObject = json.loads(str(answer.content))
     return result
 
 
@@ -407,7 +407,7 @@ async def test_no_call_raises_or_reaches_anothers_memory(
     await memory.remember([MemoryRecord("alices", ALICE, "Alice's own secret", MemoryType.SEMANTIC, NOON)])
     asked = ToolCall("call-1", name, written)
     answer = await tools.answer(asked, scope=ALICE, session=SessionKey(ALICE, "chat-1"))
-    assert isinstance(json.loads(answer.content), dict)
+    assert isinstance(json.loads(str(answer.content)), dict)
     assert "Bob's secret" not in answer.content
     assert "at work" not in answer.content
     for other in OTHERS:

@@ -97,7 +97,7 @@ async def record(redis: Redis) -> SessionKey:
         is_named=True,
     )
     assert await new_store(redis).record(turn)
-    await new_store(redis).keep_instructions(key, raw=b"[]")
+    await new_store(redis).keep_instructions(key, raw=b"[]", is_named=True)
     return key
 
 

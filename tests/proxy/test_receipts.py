@@ -12,9 +12,10 @@ import pytest
 from memproxy.identity import Claims, SplitPath
 from memproxy.proxy import receipts as module
 from memproxy.proxy.align import align
+from memproxy.proxy.answer import Answering
 from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import read_conversation
-from memproxy.proxy.receipts import Receipts, receipt_headers, receipt_of
+from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
 from memproxy.proxy.stages import Inbound, Outbound, Remembered
 from memproxy.records import (
     MemoryMode,
@@ -25,6 +26,9 @@ from memproxy.records import (
     ScoredMemory,
     SessionKey,
     StoredMessage,
+    ToolAnswer,
+    ToolCacheMode,
+    ToolCall,
 )
 from memproxy.storage.working import LoadedSession
 from memproxy.wire import chat_completions as chat
@@ -46,6 +50,8 @@ def remembered(session: str = "one", thread: str = "", loaded: LoadedSession | N
         scope=SCOPE,
         claims=Claims("ann", session, "shop", user_rule="path", session_rule="header"),
         mode=MemoryMode.FULL,
+        tool_cache=ToolCacheMode.ANSWER,
+        offers_tools=False,
         request=request,
         conversation=conversation,
         session=loaded,
@@ -73,21 +79,31 @@ def outbound(**given: Any) -> Outbound:
     return Outbound(**(told | given))
 
 
+def answering(*tools: str) -> Answering:
+    answers = [ToolAnswer(ToolCall("c", tool, "{}"), "found", "cache", age_s=1.5) for tool in tools]
+    return Answering(answers=answers, rounds=len(tools))
+
+
+def headers_of(told: Outbound, inside: Answering | None = None) -> dict[bytes, bytes]:
+    return dict(receipt_headers(inbound(), told, inside or answering()))
+
+
 def test_headers_say_what_was_done() -> None:
     """An agent's developer sees in any client's log whose memory was used, and how much of it."""
-    assert dict(receipt_headers(inbound(), outbound())) == {
+    assert headers_of(outbound(), answering("look_up", "list")) == {
         b"x-memproxy-request-id": b"mpr-1",
         b"x-memproxy-session": b"one",
         b"x-memproxy-identity": b"path+header",
         b"x-memproxy-memories": b"2",
+        b"x-memproxy-tool-answers": b"2",
         b"x-memproxy-degraded": b"recall,history",
     }
 
 
 def test_without_memory_only_the_request_is_named() -> None:
     """A header that is absent says more than one that is wrong."""
-    assert receipt_headers(inbound(), Outbound(BODY)) == [(b"x-memproxy-request-id", b"mpr-1")]
-    plain = dict(receipt_headers(inbound(), outbound(placement=None, degraded=())))
+    assert headers_of(Outbound(BODY)) == {b"x-memproxy-request-id": b"mpr-1"}
+    plain = headers_of(outbound(placement=None, degraded=()))
     assert plain[b"x-memproxy-memories"] == b"0"
     assert b"x-memproxy-degraded" not in plain
 
@@ -98,7 +114,7 @@ def test_without_memory_only_the_request_is_named() -> None:
 )
 def test_a_session_of_any_name_fits_into_a_header(session: str, header: bytes) -> None:
     """No name breaks the response, and none can add a header of its own."""
-    headers = dict(receipt_headers(inbound(), outbound(remembered=remembered(session))))
+    headers = headers_of(outbound(remembered=remembered(session)))
     assert headers[b"x-memproxy-session"] == header
     assert all(0x20 <= byte < 0x7F for value in headers.values() for byte in value)
 
@@ -144,6 +160,15 @@ def test_a_receipt_tells_of_restored_and_cut_history() -> None:
     assert receipt["cut"] == {"position": 4, "note": "<note>"}
     assert (receipt["replayed"], receipt["injected"], receipt["memories"]) == (1, None, [])
     assert receipt["identity"]["thread"] == "t"
+
+
+def test_a_receipt_tells_which_calls_were_answered_here() -> None:
+    """Whoever wonders why a tool was not called finds out how old its answer was."""
+    assert answered_receipt(answering("look_up")) == {
+        "tool_answers": [{"tool": "look_up", "source": "cache", "age_s": 1.5}],
+        "rounds_inside": 1,
+    }
+    assert answered_receipt(Answering()) == {"tool_answers": [], "rounds_inside": 0}
 
 
 def test_a_receipt_tells_why_there_was_no_memory() -> None:

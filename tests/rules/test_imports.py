@@ -20,7 +20,7 @@ HEIGHTS: Mapping[str, int] = {
             ("memory",),
             ("extraction",),
             ("services", "proxy"),
-            ("app", "worker"),
+            ("app", "worker", "tools_report"),
             ("server",),
             ("demo",),
             ("cli",),

@@ -86,7 +86,7 @@ async def test_a_reply_that_nobody_waits_for_any_more_reaches_nobody(redis: Redi
 
 
 async def test_a_burst_beyond_the_connections_waits_its_turn(redis_url: str) -> None:
-    """More requests at once than connections are slow for a moment; that is no outage, which would cost their memory."""
+    """More requests at once than connections are slow for a moment; that is no outage, which costs their memory."""
     async with open_redis(redis_url, connect_timeout_s=5, max_connections=2) as redis:
         replies = await asyncio.gather(*(redis.echo(str(number)) for number in range(100)))
         assert replies == [str(number).encode() for number in range(100)]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memproxy.records import JsonObject
+from memproxy.records import JsonObject, ToolCall
 from memproxy.wire import chat_answers
 from memproxy.wire.chat_answers import NO_ANSWER, Answer
 
@@ -272,3 +272,43 @@ def test_unknown_fields_of_deltas_are_kept_together() -> None:
     )
     assert message["reasoning"] == {"text": "ab", "steps": [1, 2]}
     assert (message["role"], message["flag"], message["n"]) == ("assistant", False, 1)
+
+
+# Reading along
+
+
+def piece(delta: JsonObject, index: int = 0, **given: Any) -> JsonObject:
+    return {"choices": [{"index": index, "delta": delta, **given}]}
+
+
+def test_a_stream_can_be_asked_while_it_runs() -> None:
+    """Whether calls can be answered inside is decided before the stream has ended."""
+    reader = chat_answers.AnswerReader()
+    assert (reader.answer(), reader.words, reader.calls) == (NO_ANSWER, "", ())
+    reader.add(piece({"role": "assistant", "content": "Let me "}))
+    reader.add(piece({"content": "see.", **fragment(0, '{"a":', id="c1", name="f")}))
+    assert reader.words == "Let me see."
+    assert reader.calls == (ToolCall("c1", "f", '{"a":'),)
+    reader.add(piece(fragment(0, "1}")))
+    reader.add({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}], "usage": {"total_tokens": 3}})
+    assert reader.calls == (ToolCall("c1", "f", '{"a":1}'),)
+    made = reader.answer()
+    assert made.message == assistant("Let me see.", tool_calls=[calling("f", '{"a":1}', id="c1")])
+    assert (made.finished, made.usage, made.error, reader.is_unusual) == (True, {"total_tokens": 3}, False, False)
+
+
+def test_more_than_one_choice_is_told() -> None:
+    """Several answers at once are passed on as they are."""
+    reader = chat_answers.AnswerReader()
+    reader.add(piece({"content": "b"}, index=1))
+    reader.add(piece({"content": "a"}))
+    assert (reader.is_unusual, reader.words) == (True, "a")
+
+
+def test_the_calls_of_any_message_can_be_read() -> None:
+    """What is no call of a function is read over."""
+    odd: list[Any] = ["x", {}, {"function": "f"}, {"id": None, "function": {"name": None}}, calling("f", "{}")]
+    assert chat_answers.calls_of(assistant(tool_calls=odd)) == (ToolCall("", "", ""), ToolCall("call_1", "f", "{}"))
+    empty: list[Any] = [None, [], "f"]
+    for calls in empty:
+        assert chat_answers.calls_of(assistant("x", tool_calls=calls)) == ()

@@ -402,3 +402,20 @@ def test_fields_that_are_not_messages_keep_their_bytes(
     assert {name: value for name, value in other.fields.items() if name != "messages"} == {
         name: value for name, value in read.fields.items() if name != "messages"
     }
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (b"", b"[T]"),
+        (b',"tools":null', b"[T]"),
+        (b',"tools":[]', b"[T]"),
+        (b',"tools": [ {"a":1.0} ]', b'[{"a":1.0},T]'),
+    ],
+)
+def test_more_tools_stand_behind_the_clients_own(own: bytes, expected: bytes) -> None:
+    """The agent's own tools keep their bytes and their place, so that the provider's cache keeps hitting."""
+    body = b'{"messages":[{"role":"user"}]' + own + b',"seed":1.0}'
+    told = msgspec.json.decode(chat.with_tools(body, [b'{"t":2e0}']), type=dict[str, msgspec.Raw])
+    assert bytes(told.pop("tools")) == expected.replace(b"T", b'{"t":2e0}')
+    assert {name: bytes(raw) for name, raw in told.items()} == {"messages": b'[{"role":"user"}]', "seed": b"1.0"}
