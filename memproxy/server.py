@@ -158,6 +158,7 @@ async def running(
                 server.should_exit = True
                 await asyncio.wait([task])
     if app.recorder.waiting:
+        services.metrics.turns_lost.inc(app.recorder.waiting)
         log.error("%s turns are lost: the store did not come back before the end", app.recorder.waiting)
 
 

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     def recall_deadline(self) -> float:
         """Seconds that a search may take: what is set, else by how far away the store is."""
         host = urlsplit(self.redis_url).hostname
-        return self.recall_deadline_s or (0.3 if host and host not in LOOPBACK else 0.05)
+        return self.recall_deadline_s or (0.3 if host and host not in LOOPBACK else 0.2)
 
     def tool_rules(self) -> tuple[str, str]:
         """The text of the file of rules for tools, and where it stands.

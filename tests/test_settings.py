@@ -173,7 +173,7 @@ def test_a_model_is_asked_only_where_one_is_named_and_may_be_asked(given: dict[s
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [
-        ({}, 0.05),
+        ({}, 0.2),
         ({"redis_url": "redis://far.example.com:6379"}, 0.3),
         ({"redis_url": "redis://far.example.com:6379", "recall_deadline_s": 1.5}, 1.5),
         ({"recall_deadline_s": 0.01}, 0.01),

@@ -73,3 +73,9 @@ def test_the_longest_prefix_of_a_models_name_decides(model: str, window: int) ->
     """Dated and sized variants have their family's window; what nobody knows has the default."""
     windows = Windows({"gpt-4": 100, "gpt-4o": 500, "gpt-4.1": 1_000, "org/special": 7}, 10)
     assert windows.window_of(model) == window
+
+
+def test_no_text_is_too_odd_to_be_counted() -> None:
+    """A million blanks make tiktoken overflow its stack; the turn that holds them is recorded all the same."""
+    assert count_tokens(" " * 1_200_000) > 0
+    assert count_tokens("\t" * 2_100_000) > 0

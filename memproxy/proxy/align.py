@@ -10,7 +10,7 @@ edited. The digests of the stored log S and of the incoming conversation C (with
 | window | a tail of S is a head of C | the part of S before it is put before C |
 | compacted | a tail of S stands inside C | C is sent as it is; what follows the tail is new |
 | edited | C leaves S before its end | C wins: a new thread begins there |
-| foreign | nothing in common, C has answers | another conversation: a thread of its own |
+| foreign | nothing in common, C has answers, or other instructions than a client that resends | a thread of its own |
 
 The log is append-only. A branch becomes a thread that copies the common part; only an unfinished end (messages whose
 answer never came, or broke off) is ever replaced in place. Pure; cost is linear in S and C.
@@ -74,13 +74,20 @@ class Alignment:
 
 
 def align(
-    stored: Sequence[Entry], incoming: Sequence[Entry], *, sends_newest: bool, is_retry: bool = False
+    stored: Sequence[Entry],
+    incoming: Sequence[Entry],
+    *,
+    sends_newest: bool,
+    is_retry: bool = False,
+    is_other_agent: bool = False,
 ) -> Alignment:
     """Find the incoming messages among the stored ones.
 
     `sends_newest` says that this session's client has never sent earlier messages again: a lone message that equals the
     first stored one is then a repetition, not a return to the start. `is_retry` says that the client repeats a request
     whose answer it did not get: an answer to it at the log's end counts as unfinished.
+    `is_other_agent` says that the instructions are not the session's: where the session's own client would have sent
+    its history, a message alone is then a helper's, which shares the session's name and nothing else.
     """
     if is_retry and _answers(stored, incoming):
         stored = [*stored[:-1], replace(stored[-1], is_partial=True)]
@@ -95,7 +102,7 @@ def align(
         return _at_offset(Shape.WINDOW, incoming, head=end - overlap, run=overlap)
     if run:
         return _edited(stored, incoming, head=start, run=run)
-    return _unmatched(stored, incoming)
+    return _unmatched(stored, incoming, is_apart=is_other_agent and not sends_newest)
 
 
 def _answers(stored: Sequence[Entry], incoming: Sequence[Entry]) -> bool:
@@ -104,8 +111,11 @@ def _answers(stored: Sequence[Entry], incoming: Sequence[Entry]) -> bool:
     return ends and bool(incoming) and stored[-2].digest == incoming[-1].digest
 
 
-def _unmatched(stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:
-    if not any(entry.is_answer for entry in incoming):
+def _unmatched(stored: Sequence[Entry], incoming: Sequence[Entry], *, is_apart: bool) -> Alignment:
+    has_answer = any(entry.is_answer for entry in incoming)
+    if not has_answer and is_apart and finished_length(stored):
+        return _branch(Shape.FOREIGN, stored, incoming, head=0, run=0)
+    if not has_answer:
         return _at_offset(Shape.NEWEST, incoming, head=len(stored), run=0)
     for end in _ends(stored):
         offset, run = _tail_inside(stored[:end], incoming)

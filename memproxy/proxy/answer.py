@@ -2,8 +2,9 @@
 
 A request runs in rounds. In each, the model server answers; if all that it asks for can be answered from a source
 (cached results of the agent's own tools, memory tools), its calls and the results are added to the request and it is
-asked again. The first round that can't be answered here is the client's. When anything goes wrong in an inner round,
-the round before is released as it came: the client then executes the tools itself, as it would have anyway.
+asked again. The first round that can't be answered here is the client's. When an inner round fails before the client
+got anything of it, the round before is released as it came: the client then executes the tools itself, as it would have
+anyway.
 
 How the rounds' streams become one is decided in `splice`; this is the part that acts.
 """
@@ -11,24 +12,21 @@ How the rounds' streams become one is decided in `splice`; this is the part that
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import anyio
-import msgspec
 
-from memproxy.errors import StoreError, UpstreamError
+from memproxy.errors import StoreError, UpstreamBrokenError, UpstreamError
 from memproxy.proxy.client import Client
 from memproxy.proxy.forward import CLOSE_DEADLINE_S
 from memproxy.proxy.relay import Relayed, relay
-from memproxy.proxy.splice import Joined, Round, joined_object
+from memproxy.proxy.splice import MAX_READ_BYTES, Joined, Round, joined_object
 from memproxy.proxy.strain import Strainer, strained_object
 from memproxy.proxy.upstream import UpstreamResponse
 from memproxy.records import JsonObject, Outcome, ToolAnswer, ToolCall
 from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_answers import AnswerReader
-from memproxy.wire.sse import RawEvents
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ class Limits:
     seconds: float = 60.0
     """From the first round's beginning; a round that has begun is not cut."""
     look_up_s: float = 1.0
-    """For the answers to one round's calls."""
+    """For the answers to one round's calls; tools that the client must never see have a deadline of their own."""
 
 
 @dataclass(slots=True)
@@ -84,6 +82,8 @@ class Answering:
 class Answered:
     """A round that was answered inside."""
 
+    response: UpstreamResponse
+    """Closed; its head is still of use."""
     message: JsonObject
     answers: Sequence[ToolAnswer]
     held: Sequence[bytes]
@@ -122,84 +122,121 @@ class AnswerLoop:
         self._began_s = time.monotonic()
         self._is_ours = is_ours
         self._strainer = Strainer(is_ours) if is_ours is not None else None
+        self._before: Answered | None = None
+        """The answered round that the client gets after all if the current one fails; None once that has begun."""
         self.done = done
 
     async def run(self, body: bytes) -> None:
         """Serve the request. Raises UpstreamError when no response came about; nothing was sent to the client then."""
         async with self._client.while_present():
-            response, joined = await self._send(body), Joined()
-            while True:
-                answered = await self._round(response, joined)
-                if answered is None:
-                    break
+            answered = await self._round(await self._send(body), Joined())
+            while answered is not None:
+                self._settle()
+                self._before = answered
                 body = _with_messages(body, answered.hidden)
-                following = await self._ask_again(body, like=response)
-                if following is None:
-                    await self._fall_back(response, answered)
-                    break
-                self.done.answers += answered.answers
-                self.done.hidden += answered.hidden
-                self.done.rounds += 1
-                response, joined = following, answered.joined
+                answered = await self._next_round(body, answered.joined)
         if self._into.outcome is Outcome.COMPLETED:
             await self._client.end()
+
+    async def _next_round(self, body: bytes, joined: Joined) -> Answered | None:
+        try:
+            response = await self._send(body)
+        except UpstreamError as error:
+            await self._give_up(error)
+            return None
+        return await self._round(response, joined)
 
     async def _round(self, response: UpstreamResponse, joined: Joined) -> Answered | None:
         """Read one round; None when what it gave was the client's."""
         try:
-            if response.status != 200 or response.header(b"content-encoding"):
+            if self._is_passed(response):
                 await self._pass(response)
                 return None
             if _is_stream(response):
                 return await self._streamed(response, joined)
             return await self._whole(response, joined)
         except UpstreamError as error:
-            self._into.outcome, self._into.error = Outcome.FAILED, str(error)
+            await self._give_up(error)
             return None
         finally:
             with anyio.move_on_after(CLOSE_DEADLINE_S, shield=True):
                 await response.aclose()
 
+    def _is_passed(self, response: UpstreamResponse) -> bool:
+        """The response goes to the client unread. Raises UpstreamBrokenError for one that can't follow other rounds."""
+        before, is_readable = self._before, response.status == 200 and not response.header(b"content-encoding")
+        if before is None or not (self._can_fall_back(before) or is_readable):
+            return not is_readable
+        if is_readable and _is_stream(response) is _is_stream(before.response):
+            return False
+        raise UpstreamBrokenError(f"The model server answered with status {response.status} in another form.")
+
     async def _streamed(self, response: UpstreamResponse, joined: Joined) -> Answered | None:
-        current, cutter = Round(joined, self._may_answer), RawEvents()
-        answers: list[ToolAnswer] = []
+        may_answer = self._may_answer if self._may_go_on(joined) else _nothing
+        current = Round(joined, may_answer, reads_on=self._is_ours is not None)
         try:
             async for chunk in response.chunks():
-                await self._emit(response, [piece for raw in cutter.feed(chunk) for piece in current.feed(raw)])
-                if current.is_holding and not await self._answer_more(current.complete_calls, answers):
-                    await self._emit(response, current.release())
+                await self._show(response, current, current.feed(chunk))
+            await self._show(response, current, current.close())
         except UpstreamError:
-            await self._emit(response, [*current.release(), *cutter.close()])
+            if self._before is None:
+                await self._show(response, current, current.break_off())
             raise
-        await self._emit(response, [piece for raw in cutter.close() for piece in current.feed(raw)])
-        message = current.reader.answer().message
-        may_go_on = message is not None and current.is_answerable and self._may_go_on
-        if message is not None and may_go_on and await self._answer_more(current.reader.calls, answers):
-            return Answered(message, answers, [*current.leading, *current.held], current.after())
+        if self._before is not None and not current.is_finished:
+            raise UpstreamBrokenError("The model server's answer ended before it was complete.")
+        message, answers = current.message, await self._answers_to(current, joined)
+        if message is not None and current.is_answerable and len(answers) == len(current.calls):
+            return Answered(response, message, answers, current.held_back, current.after())
         self.done.last = message
-        await self._emit(response, current.release())
+        await self._show(response, current, current.release())
         await self._start(response)
-        await self._answer_beside(current.reader.calls, answers)
+        await self._answer_beside(current.calls, answers)
         self._into.outcome = Outcome.COMPLETED
         return None
 
     async def _whole(self, response: UpstreamResponse, joined: Joined) -> Answered | None:
-        body = b"".join([chunk async for chunk in response.chunks()])
-        reader = AnswerReader()
-        value = _object(body)
-        for choice in value.get("choices") or ():
-            reader.add({"choices": [{**choice, "delta": _indexed(choice.get("message"))}], "usage": value.get("usage")})
-        current = Round(joined, self._may_answer, reader=reader, words=reader.words)
-        message = reader.answer().message
-        answers: list[ToolAnswer] = []
-        may_go_on = bool(reader.calls) and not reader.is_unusual and self._may_go_on
-        if message is not None and may_go_on and await self._answer_more(reader.calls, answers):
-            return Answered(message, answers, [body], current.after())
+        chunks, body = response.chunks(), bytearray()
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_READ_BYTES:
+                await self._pass_rest(response, bytes(body), chunks)
+                return None
+        current = Round(joined, self._may_answer if self._may_go_on(joined) else _nothing)
+        current.read_whole(bytes(body))
+        message, answers = current.message, await self._answers_to(current, joined)
+        if message is not None and current.is_answerable and len(answers) == len(current.calls):
+            return Answered(response, message, answers, [joined_object(bytes(body), joined)], current.after())
         self.done.last = message
-        await self._answer_beside(reader.calls, answers)
-        await self._emit(response, [joined_object(body, joined)])
+        self._settle()
+        await self._answer_beside(current.calls, answers)
+        await self._emit(response, [joined_object(bytes(body), joined)])
         self._into.outcome = Outcome.COMPLETED
         return None
+
+    async def _pass_rest(self, response: UpstreamResponse, body: bytes, chunks: AsyncIterator[bytes]) -> None:
+        """An answer that is too large to be read."""
+        if self._before is not None:
+            raise UpstreamBrokenError(f"The model server's answer is larger than {MAX_READ_BYTES} bytes.")
+        await self._start(response, is_own=True)
+        await self._client.write(body)
+        self._into.keep(body)
+        await relay(chunks, self._client.write, self._into)
+
+    async def _answers_to(self, current: Round, joined: Joined) -> list[ToolAnswer]:
+        """An answer to each call of the round, in order, up to the first that has none."""
+        if not (current.is_answerable and self._may_go_on(joined)):
+            return []
+        answers: dict[tuple[str, str], ToolAnswer] = {}
+        until_s = asyncio.get_running_loop().time() + self._limits.look_up_s
+        found = []
+        for call in current.calls:
+            same = answers.get((call.name, call.arguments))  # asked twice in one breath is not asked again
+            answer = await self._answer(call, until_s=until_s) if same is None else replace(same, call=call)
+            if answer is None:
+                break
+            answers[call.name, call.arguments] = answer
+            found.append(answer)
+        return found
 
     async def _answer_beside(self, calls: Sequence[ToolCall], answers: Sequence[ToolAnswer]) -> None:
         """Answer the calls that the client does not get; the agent's own results will join them in its next request."""
@@ -213,59 +250,62 @@ class AnswerLoop:
                     self.done.answers.append(answer)
                     self.done.beside.append(_result(answer))
 
-    async def _answer_more(self, calls: Sequence[ToolCall], answers: list[ToolAnswer]) -> bool:
-        """Answer the calls that have no answer yet; False as soon as one has none."""
-        for call in calls[len(answers) :]:
-            answer = await self._answer(call)
-            if answer is None:
-                return False
-            answers.append(answer)
-        return True
-
-    async def _answer(self, call: ToolCall) -> ToolAnswer | None:
+    async def _answer(self, call: ToolCall, *, until_s: float | None = None) -> ToolAnswer | None:
         source = next((source for source in self._sources if source.may_answer(call.name)), None)
         if source is None or not call.id:
             return None
+        is_ours = self._is_ours is not None and self._is_ours(call.name)
         try:
-            async with asyncio.timeout(self._limits.look_up_s):
+            async with asyncio.timeout_at(None if is_ours else until_s):
                 return await source.answer(call)
         except (StoreError, TimeoutError) as error:
-            log.warning("the call of a tool goes to the client: %s", error)
+            log.warning("the call of a tool goes to the client: %s", str(error) or "looking it up took too long")
             return None
 
     def _may_answer(self, name: str) -> bool:
         return any(source.may_answer(name) for source in self._sources)
 
-    @property
-    def _may_go_on(self) -> bool:
-        return self.done.rounds < self._limits.rounds and time.monotonic() - self._began_s < self._limits.seconds
+    def _may_go_on(self, joined: Joined) -> bool:
+        return joined.rounds < self._limits.rounds and time.monotonic() - self._began_s < self._limits.seconds
 
-    async def _ask_again(self, body: bytes, *, like: UpstreamResponse) -> UpstreamResponse | None:
-        """The next round's response, or None when it is not one that the rounds before can be joined with."""
-        try:
-            response = await self._send(body)
-        except UpstreamError as error:
-            log.warning("an inner round failed: %s", error)
-            return None
-        is_alike = _is_stream(response) is _is_stream(like)
-        if response.status == 200 and is_alike and not response.header(b"content-encoding"):
-            return response
-        log.warning("an inner round was answered with status %s", response.status)
-        with anyio.move_on_after(CLOSE_DEADLINE_S, shield=True):
-            await response.aclose()
-        return None
+    def _settle(self) -> None:
+        """The round before was answered for good: the client gets something of what followed it."""
+        before, self._before = self._before, None
+        if before is not None:
+            self.done.answers += before.answers
+            self.done.hidden += before.hidden
+            self.done.rounds += 1
 
-    async def _fall_back(self, response: UpstreamResponse, answered: Answered) -> None:
-        """The client gets the round that could not be continued, as it came."""
-        self.done.last = answered.message
-        await self._answer_beside([answer.call for answer in answered.answers], answered.answers)
-        await self._emit(response, answered.held)
-        self._into.outcome = Outcome.COMPLETED
+    def _can_fall_back(self, before: Answered) -> bool:
+        """That round has something for the client: words, or a call that it can carry out."""
+        is_ours = self._is_ours
+        says = self._client.has_started or bool(before.joined.words)
+        return says or not (is_ours and all(is_ours(answer.call.name) for answer in before.answers))
+
+    async def _give_up(self, error: UpstreamError) -> None:
+        """The current round failed. Raises the error if the client got nothing and nothing else is there for it."""
+        before, self._before = self._before, None
+        if before is not None and self._can_fall_back(before):
+            log.warning("an inner round failed, the one before goes to the client: %s", error)
+            self.done.last = before.message
+            await self._answer_beside([answer.call for answer in before.answers], before.answers)
+            await self._emit(before.response, before.held)
+            self._into.outcome = Outcome.COMPLETED
+        elif self._client.has_started:
+            self._into.outcome, self._into.error = Outcome.FAILED, str(error)
+        else:
+            raise error
 
     async def _pass(self, response: UpstreamResponse) -> None:
         """A response that is nothing for this loop: an error, or one that can't be read."""
         await self._start(response, is_own=True)
         await relay(response.chunks(), self._client.write, self._into)
+
+    async def _show(self, response: UpstreamResponse, current: Round, pieces: Sequence[bytes]) -> None:
+        """Write pieces of the current round."""
+        if current.has_begun:
+            self._settle()
+        await self._emit(response, pieces)
 
     async def _emit(self, response: UpstreamResponse, pieces: Sequence[bytes]) -> None:
         if self._is_ours is not None and self._strainer is not None:
@@ -275,9 +315,9 @@ class AnswerLoop:
                 pieces = [strained_object(piece, self._is_ours) for piece in pieces]
         if pieces:
             await self._start(response)
-            for piece in pieces:
-                await self._client.write(piece)
-                self._into.keep(piece)
+            data = b"".join(pieces)
+            await self._client.write(data)
+            self._into.keep(data)
 
     async def _start(self, response: UpstreamResponse, *, is_own: bool = False) -> None:
         """Begin the client's response; its length is not known when a body was put together here."""
@@ -286,9 +326,13 @@ class AnswerLoop:
         self._into.status = response.status
         self._into.content_type = response.header(b"content-type")
         self._into.content_encoding = response.header(b"content-encoding")
-        is_whole = is_own or (not self.done.rounds and self._is_ours is None)
+        is_whole = is_own or not (self.done.rounds or self._is_ours or _is_stream(response))
         headers = [(name, value) for name, value in response.headers if is_whole or name != b"content-length"]
         await self._client.start(response.status, [*headers, *self._headers(self.done)])
+
+
+def _nothing(_: str) -> bool:
+    return False
 
 
 def _result(answer: ToolAnswer) -> JsonObject:
@@ -296,7 +340,7 @@ def _result(answer: ToolAnswer) -> JsonObject:
 
 
 def _is_stream(response: UpstreamResponse) -> bool:
-    return response.header(b"content-type").startswith("text/event-stream")
+    return response.header(b"content-type").lower().startswith("text/event-stream")
 
 
 def _with_messages(body: bytes, messages: Sequence[JsonObject]) -> bytes:
@@ -305,21 +349,3 @@ def _with_messages(body: bytes, messages: Sequence[JsonObject]) -> bytes:
         raise ValueError("a request that was sent is none")
     added = [chat.encode_message(message) for message in messages]
     return chat.with_messages(request, [*chat.raw_messages(request), *added])
-
-
-def _object(body: bytes) -> JsonObject:
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) and isinstance(value.get("choices", []), list) else {}
-
-
-def _indexed(message: object) -> JsonObject:
-    """A whole message as the one delta of a stream: its calls get the indexes that a stream's have."""
-    if not isinstance(message, dict):
-        return {}
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return message
-    return {**message, "tool_calls": [{"index": at, **call} for at, call in enumerate(calls) if isinstance(call, dict)]}

@@ -106,9 +106,9 @@ class Assembler:
     async def _fit(self, known: Remembered, degraded: list[str]) -> tuple[Cut, Sequence[StoredMessage]]:
         """Where the conversation is cut so that it fits, and the stored messages that are sent along."""
         session, head = known.session, known.alignment.head
-        if session is None:
-            return Cut(), ()
-        now = Cut(session.cut, session.cut_note) if session.cut <= known.alignment.keep else Cut()
+        now = Cut()
+        if session is not None and session.cut <= known.alignment.keep:
+            now = Cut(session.cut, session.cut_note)
         position = self._cut_position(known, now.position)
         cut = now if position == now.position else Cut(position)
         history = await self._history(known, min(cut.position, head), degraded)
@@ -116,7 +116,7 @@ class Assembler:
             dropped = await self._dropped(known, cut.position, degraded)
             newest = chat.message_text(known.request.messages[-1])
             room = NOTE_SHARE * self._available(known.request, offers_tools=known.offers_tools) // 100
-            note = composing.cut_note(dropped, newest, summary=session.summary, max_tokens=room)
+            note = composing.cut_note(dropped, newest, summary=session.summary if session else "", max_tokens=room)
             cut = replace(cut, note=note)
         return cut, history
 

@@ -14,13 +14,12 @@ import msgspec
 from memproxy.clock import Clock
 from memproxy.errors import RequestError, UpstreamError
 from memproxy.identity import Claims, SplitPath, Tenants, credential_of, read_claims, scope_of
-from memproxy.proxy.align import Alignment, Shape, align
 from memproxy.proxy.answer import Answering, AnswerLoop, Limits, Source
 from memproxy.proxy.assemble import Assembler
 from memproxy.proxy.cached_results import CachedResults, ToolCache, is_ordinary
 from memproxy.proxy.client import Client
 from memproxy.proxy.controls import chosen
-from memproxy.proxy.conversation import Conversation, extend, read_conversation, stored_entries
+from memproxy.proxy.conversation import Conversation, extend, read_conversation
 from memproxy.proxy.forward import forward
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.offered_tools import OfferedTools, is_memory_tool
@@ -29,12 +28,11 @@ from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers,
 from memproxy.proxy.record import Recorder
 from memproxy.proxy.relay import Relayed
 from memproxy.proxy.stages import Inbound, Outbound, Policy, Remembered
-from memproxy.proxy.turns import Exchange, target_key, unnamed_session
+from memproxy.proxy.turns import Exchange, align_with, is_other_agent, session_key
 from memproxy.proxy.upstream import Upstream, UpstreamResponse
 from memproxy.proxy.utility import is_utility
 from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey, ToolCacheMode, ToolsMode
 from memproxy.storage import schema
-from memproxy.storage.working import LoadedSession
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.wire import chat_answers
@@ -161,7 +159,8 @@ class Pipeline:
         may_exceed = self._assembler.may_exceed(request, offers_tools=offers_tools)
         found = await self._recall.session(scope, claims.session, conversation, want_index=may_exceed)
         is_retry = inbound.headers.get("x-stainless-retry-count", "0") != "0"
-        alignment = align_with(found.value, conversation, is_retry=is_retry)
+        is_other = is_other_agent(found.value, request)
+        alignment = align_with(found.value, conversation, is_retry=is_retry, is_other=is_other)
         return Remembered(
             scope=scope,
             claims=claims,
@@ -350,30 +349,6 @@ def exchange_of(
         receipt=receipt,
         instead=instead,
     )
-
-
-def align_with(session: LoadedSession | None, conversation: Conversation, *, is_retry: bool) -> Alignment:
-    """The conversation against the session. When the chain names exactly the log, there is nothing to compare."""
-    entries = conversation.entries
-    if session is None:
-        return align((), entries, sends_newest=False)
-    if session.exact_prefix is not None:
-        length = conversation.prefixes[session.exact_prefix].length
-        if length == session.length:
-            known = tuple(index < length for index in range(len(entries)))
-            return Alignment(
-                Shape.WHOLE, head=0, keep=length, branches=False, positions=tuple(range(len(entries))), known=known
-            )
-    return align(stored_entries(session.index), entries, sends_newest=session.sends_newest, is_retry=is_retry)
-
-
-def session_key(
-    session: LoadedSession | None, alignment: Alignment, *, scope: Scope, named: str | None, fresh: str
-) -> SessionKey:
-    """Where this request's turn will be appended."""
-    if session is None:
-        return SessionKey(scope, named or unnamed_session(fresh))
-    return target_key(session, alignment, fresh=fresh, is_named=named is not None)
 
 
 def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[str]:

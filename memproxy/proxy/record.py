@@ -22,7 +22,7 @@ from memproxy.storage.breaker import Breaker
 from memproxy.storage.working import LoadedSession, SessionStore
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
-from memproxy.tokens import EXACT_LIMIT, MESSAGE_OVERHEAD, count_tokens
+from memproxy.tokens import COUNTED_CHARS, EXACT_LIMIT, MESSAGE_OVERHEAD, count_tokens, estimate_tokens
 from memproxy.wire import chat_completions as chat
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,14 @@ class Recorder:
             log.warning("recording is put off: %s", error)
             self._breaker.failed()
             self._put_off(exchange)
-        except Exception:  # the client has its answer; what failed here is ours alone
-            self._metrics.turns_lost.inc()
-            log.exception("request %s was not recorded", exchange.request_id)
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  the client has its answer; what failed here is ours alone
+            self._give_up(exchange, error)
+
+    def _give_up(self, exchange: Exchange, error: BaseException) -> None:
+        self._metrics.turns_lost.inc()
+        log.error("request %s was not recorded", exchange.request_id, exc_info=error)
 
     def _put_off(self, exchange: Exchange) -> None:
         if len(self._waiting) >= self._buffer_size:
@@ -125,11 +130,11 @@ class Recorder:
             except StoreUnavailableError:
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
-            except Exception:  # one exchange that can't be recorded must not hold up the others
-                self._metrics.turns_lost.inc()
-                log.exception("request %s was not recorded", exchange.request_id)
-            if exchange in self._waiting:
-                self._waiting.remove(exchange)
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001  one that can't be recorded must not hold up the others
+                self._give_up(exchange, error)
+            self._waiting = deque(waiting for waiting in self._waiting if waiting is not exchange)
             self._breaker.succeeded()
 
     async def _record(self, exchange: Exchange) -> None:
@@ -196,4 +201,7 @@ async def counted(messages: Sequence[JsonObject]) -> Sequence[int]:
 
 
 def _count_all(texts: Sequence[str]) -> list[int]:
-    return [count_tokens(text) + MESSAGE_OVERHEAD for text in texts]
+    return [
+        (count_tokens(text) if len(text) <= COUNTED_CHARS else estimate_tokens(text)) + MESSAGE_OVERHEAD
+        for text in texts
+    ]

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from memproxy.proxy.align import Alignment, align
+from memproxy.proxy.align import Alignment, Shape, align
 from memproxy.proxy.compose import Cut, Placement, message_without_blocks
 from memproxy.proxy.conversation import Conversation, extend, flags_of, stored_entries
-from memproxy.records import JsonObject, Outcome, Pin, SessionKey, StoredMessage, Turn
+from memproxy.records import JsonObject, Outcome, Pin, Scope, SessionKey, StoredMessage, Turn
 from memproxy.storage.queue import encode_turn
 from memproxy.storage.working import LoadedSession, NewTurn
 from memproxy.wire import chat_completions as chat
@@ -61,6 +61,38 @@ def appended(exchange: Exchange, alignment: Alignment) -> list[tuple[int, JsonOb
     ]
 
 
+def align_with(
+    session: LoadedSession | None, conversation: Conversation, *, is_retry: bool, is_other: bool = False
+) -> Alignment:
+    """The conversation against the session. When the chain names exactly the log, there is nothing to compare."""
+    entries = conversation.entries
+    if session is None:
+        return align((), entries, sends_newest=False)
+    if session.exact_prefix is not None:
+        length = conversation.prefixes[session.exact_prefix].length
+        if length == session.length:
+            known = tuple(index < length for index in range(len(entries)))
+            return Alignment(
+                Shape.WHOLE, head=0, keep=length, branches=False, positions=tuple(range(len(entries))), known=known
+            )
+    return align(
+        stored_entries(session.index),
+        entries,
+        sends_newest=session.sends_newest,
+        is_retry=is_retry,
+        is_other_agent=is_other,
+    )
+
+
+def session_key(
+    session: LoadedSession | None, alignment: Alignment, *, scope: Scope, named: str | None, fresh: str
+) -> SessionKey:
+    """Where this request's turn will be appended."""
+    if session is None:
+        return SessionKey(scope, named or unnamed_session(fresh))
+    return target_key(session, alignment, fresh=fresh, is_named=named is not None)
+
+
 def align_again(exchange: Exchange, session: LoadedSession | None) -> tuple[Alignment, SessionKey]:
     """Where the exchange belongs in a session that has changed since the request came."""
     entries = exchange.conversation.entries
@@ -68,8 +100,21 @@ def align_again(exchange: Exchange, session: LoadedSession | None) -> tuple[Alig
         key = SessionKey(exchange.key.scope, exchange.key.session)
         return align((), entries, sends_newest=False), key
     now = stored_entries(session.index)
-    alignment = align(now, entries, sends_newest=session.sends_newest, is_retry=exchange.is_retry)
+    alignment = align(
+        now,
+        entries,
+        sends_newest=session.sends_newest,
+        is_retry=exchange.is_retry,
+        is_other_agent=is_other_agent(session, exchange.request),
+    )
     return alignment, target_key(session, alignment, fresh=exchange.request_id, is_named=exchange.is_named)
+
+
+def is_other_agent(session: LoadedSession | None, request: ChatRequest) -> bool:
+    """The request comes under other instructions than the session's."""
+    if session is None or not session.instructions or not request.instructions:
+        return False
+    return session.instructions != instructions_digest(request)
 
 
 def target_key(session: LoadedSession, alignment: Alignment, *, fresh: str, is_named: bool) -> SessionKey:
@@ -125,7 +170,7 @@ def plan_turn(
         return None
     branch = session is not None and alignment.branches
     learned = tuple(message for index, message in new if not alignment.known[index])
-    learned += (answer,) if answer is not None else ()
+    learned += (answer,) if answer is not None and not answer.partial else ()  # the client will ask again
     return NewTurn(
         key=key,
         turn_id=exchange.request_id,
@@ -184,15 +229,21 @@ def _facts(
     }
     if session is None or alignment.branches:
         facts["created_at"] = exchange.at.isoformat()
-    if not alignment.head and any(alignment.known):
+    if not alignment.head and _resends(exchange.conversation, alignment):
         facts["resends"] = "1"
-    if exchange.cut.position:
+    if exchange.cut.position and not exchange.is_blind:
         facts |= {"cut": str(exchange.cut.position), "cut_note": exchange.cut.note}
     elif session is not None and session.cut > alignment.keep:
         facts |= {"cut": "0", "cut_note": ""}  # what stood before the cut has been replaced
     if not exchange.request.instructions and session is not None:
         facts["instructions"] = session.instructions
     return facts
+
+
+def _resends(conversation: Conversation, alignment: Alignment) -> bool:
+    """The client sends earlier turns again: a tool loop sends its own messages again in any case."""
+    newest = conversation.newest_user or 0
+    return any(alignment.known[at] and conversation.entries[at].is_user for at in range(newest))
 
 
 def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int | None) -> Mapping[int, Pin]:

@@ -182,7 +182,7 @@ class Upstream:
             kept = [(name, value) for name, value in kept if name != b"accept-encoding"]
             kept.append((b"accept-encoding", b"identity"))
         if self._api_key is not None:
-            kept = [(name, value) for name, value in kept if name not in {b"authorization", b"api-key"}]
+            kept = [(name, value) for name, value in kept if name not in {b"authorization", b"api-key", b"x-api-key"}]
             kept.append((b"authorization", b"Bearer " + self._api_key.encode()))
         return kept
 
@@ -225,7 +225,8 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 def _translated(error: Exception, *, doing: str) -> UpstreamError:
     """memproxy's error for what the client library raised; under httpx's name lies aiohttp's, which says more."""
     cause = (error.__cause__ or error) if isinstance(error, httpx.HTTPError) else error
-    reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    text = str(cause)
+    reason = f"{type(cause).__name__}: {text}" if text and "<" not in text else type(cause).__name__
     if isinstance(cause, aiohttp.ConnectionTimeoutError | httpx.ConnectTimeout | httpx.PoolTimeout):
         return UpstreamConnectError(f"The model server could not be reached while {doing}: the connect timed out.")
     if isinstance(cause, aiohttp.ClientConnectorError | httpx.ConnectError | httpx.UnsupportedProtocol):

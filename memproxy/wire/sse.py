@@ -176,8 +176,8 @@ class RawEvents:
     """Cuts a stream at its blank lines without changing a byte: the pieces, joined, are the stream.
 
     For whoever has to hold or leave out whole events while all others pass as they came. An event whose blank line ends
-    in CR is given when the next byte shows that no LF belongs to it. One that grows beyond `max_event_bytes` is given in
-    several pieces, so that memory is bounded.
+    in CR is given when the next byte shows that no LF belongs to it. One that grows beyond `max_event_bytes` is given
+    in several pieces, so that memory is bounded.
     """
 
     __slots__ = ("_max_event_bytes", "_rest", "_searched")

@@ -119,6 +119,51 @@ async def test_an_edited_history_wins_and_loses_nothing(serve: Serve) -> None:
         assert [m["content"] for m in served.model.requests[-1].messages] == ["Q0", "A0", "Q1 rewritten", "A2", "Q2"]
 
 
+async def test_a_helper_under_the_same_session_name_gets_no_history_of_others(serve: Serve) -> None:
+    """A program's sub-agent shares its base URL: under its own instructions it is asked its own question alone."""
+
+    async def ask(http: httpx.AsyncClient, system: str, *texts: str) -> None:
+        roles = ("user", "assistant")
+        said = [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
+        body = {"model": "m", "messages": [{"role": "system", "content": system}, *said]}
+        await http.post(f"{served.origin}/s/one/v1/chat/completions", json=body)
+
+    async with serve(in_order(*(Reply(text=f"A{number}") for number in range(9)))) as served, client() as http:
+        await ask(http, "Plan trips.", "To Rome.")
+        await ask(http, "Plan trips.", "To Rome.", "A0", "By train.")
+        await ask(http, "Check SQL.", "SELECT 1")
+        assert [m["content"] for m in served.model.requests[-1].messages] == ["Check SQL.", "SELECT 1"]
+        await ask(http, "Plan trips.", "To Rome.", "A0", "By train.", "A1", "In May.")
+        assert len(served.model.requests[-1].messages) == 6
+        await ask(http, "Plan trips.", "How many nights?")
+        assert served.model.requests[-1].messages[1]["content"] == "To Rome."
+
+
+async def test_a_conversation_beyond_the_window_fits_without_the_store(serve: Serve) -> None:
+    """A long history is cut on first contact, too: the provider would refuse it, and the session never be known."""
+    texts = [f"Message {number} about parcel PX-{number}. " * 20 for number in range(101)]
+    async with serve(lambda _: Reply(text="Fine."), default_window=3_000) as served, client() as http:
+        answer = await say(served, http, *texts, Session="one")
+        first = served.model.requests[-1].messages
+        assert answer.status_code == 200
+        assert len(first) < 30
+        assert first[-1]["content"].endswith(texts[-1])
+        assert first[0]["content"].startswith("<memproxy-earlier")
+        await say(served, http, *texts, "Fine.", "And now?", Session="one")
+        assert served.model.requests[-1].messages[: len(first)] == first
+
+
+async def test_a_million_blanks_are_recorded_like_anything_else(serve: Serve) -> None:
+    """One odd message stops no recording, of nobody."""
+    async with serve(lambda _: Reply(text="Fine.")) as served, client() as http:
+        await say(served, http, " " * 1_000_000 + "x", Session="one")
+        await say(served, http, "And now?", Session="one")
+        await served.settled()
+        metrics = served.instance.services.metrics.render()
+    assert b"memproxy_turns_lost_total 0.0" in metrics
+    assert len(served.model.requests[-1].messages) == 3
+
+
 async def test_two_conversations_under_one_session_name_stay_apart(serve: Serve) -> None:
     """A session named in the base URL is shared by all agents of a program: each keeps its own history."""
     async with serve(in_order(*(Reply(text=f"A{number}") for number in range(9)))) as served, client() as http:

@@ -6,10 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memproxy.wire.sse import SseEvent, SseParser, SseTooLargeError, encode_event, parse_stream
+from memproxy.wire.sse import RawEvents, SseEvent, SseParser, SseTooLargeError, encode_event, parse_stream
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "chat_completions"
 STREAMS = sorted(CORPUS.glob("*.sse"))
@@ -239,3 +239,45 @@ def test_many_events_of_the_largest_size_pass() -> None:
     """The bound is for one event, not for the stream."""
     event = encode_event(b"x" * 94)
     assert len(parse_stream([event] * 50, max_event_bytes=100)) == 50
+
+
+# Cutting at blank lines
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda path: path.stem)
+def test_raw_events_are_the_stream_cut_into_its_events(stream: Path) -> None:
+    """Holding some events back changes no byte of the others."""
+    body = stream.read_bytes()
+    cutter = RawEvents()
+    pieces = [*cutter.feed(body), *cutter.close()]
+    assert b"".join(pieces) == body
+    read = [event for each in pieces for event in parse_stream([each])]
+    assert [(event.event, event.data) for event in read] == [
+        (event.event, event.data) for event in parse_stream([body])
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams, st.lists(st.integers(min_value=1, max_value=9), max_size=40), st.sampled_from([8, 1 << 20]))
+def test_raw_events_do_not_depend_on_how_the_network_cut_the_stream(
+    stream: bytes, sizes: list[int], max_event_bytes: int
+) -> None:
+    """Nothing is lost, doubled or moved; within the bound, events are whole."""
+    cutter, pieces, at = RawEvents(max_event_bytes), list[bytes](), 0
+    for size in sizes:
+        pieces += cutter.feed(stream[at : at + size])
+        at += size
+    pieces += [*cutter.feed(stream[at:]), *cutter.close()]
+    assert b"".join(pieces) == stream
+    assert all(pieces)
+    if max_event_bytes > len(stream):
+        whole = RawEvents()
+        assert pieces == [*whole.feed(stream), *whole.close()]
+
+
+def test_an_endless_event_is_passed_on_in_pieces() -> None:
+    """Memory is bounded, whatever a server sends."""
+    cutter = RawEvents(100)
+    pieces = [piece for _ in range(50) for piece in cutter.feed(b"data: " + b"x" * 34)]
+    assert max(map(len, pieces)) <= 140
+    assert b"".join([*pieces, *cutter.close()]) == (b"data: " + b"x" * 34) * 50
