@@ -444,49 +444,48 @@ async def test_a_round_that_was_cut_is_not_answered(finish: str) -> None:
 # What the model server does wrong, later.
 
 BEGUN = events(Said(calls=(LOOK,)), Dialect(), number=1)
-FAILURES: list[Callable[[], UpstreamResponse | UpstreamError]] = [
-    lambda: UpstreamConnectError("no connection"),
-    lambda: answer_of(b"{}", status=429, headers=[JSON]),
-    lambda: answer_of(b"{}", status=500, headers=[JSON]),
-    lambda: answer_of(*BEGUN, status=500),
-    lambda: answer_of(b"x", headers=[EVENT_STREAM, (b"content-encoding", b"gzip")]),
-    lambda: answer_of(BREAK),
-    lambda: answer_of(b": thinking\n\n"[:5], BREAK),
-]
-STREAM_FAILURES: list[Callable[[], UpstreamResponse | UpstreamError]] = [
-    lambda: answer_of(whole(Said(words="Found.")), headers=[JSON]),
-    lambda: answer_of(BEGUN[0], BREAK),
-    lambda: answer_of(*BEGUN[:4], BREAK),
-    lambda: answer_of(*BEGUN[:4]),
-    lambda: answer_of(*BEGUN[:4], b"data: [DONE]\n\n"),
-    lambda: answer_of(b"data: [DONE]\n\n"),
-    answer_of,
-    lambda: answer_of(b'data: {"error": {"message": "busy"}}\n\n'),
-    lambda: answer_of(*BEGUN[:2], b'data: {"error": {"message": "busy"}}\n\n'),
-]
-WHOLE_FAILURES: list[Callable[[], UpstreamResponse | UpstreamError]] = [
-    lambda: answer_of(*BEGUN),
-    lambda: answer_of(b"{", BREAK, headers=[JSON]),
-    lambda: answer_of(b"", headers=[JSON]),
-    lambda: answer_of(b'{"choices": []}', headers=[JSON]),
-    lambda: answer_of(b'{"choices": [{"index": 0}]}', headers=[JSON]),
-    lambda: answer_of(b'{"error": {"message": "busy"}}', headers=[JSON]),
-    lambda: answer_of(b"<h1>Log in</h1>", headers=[(b"content-type", b"text/html")]),
-]
+FAILURES: dict[str, Callable[[], UpstreamResponse | UpstreamError]] = {
+    "no connection": lambda: UpstreamConnectError("no connection"),
+    "too many requests": lambda: answer_of(b"{}", status=429, headers=[JSON]),
+    "a server error": lambda: answer_of(b"{}", status=500, headers=[JSON]),
+    "a stream with an error status": lambda: answer_of(*BEGUN, status=500),
+    "a packed answer": lambda: answer_of(b"x", headers=[EVENT_STREAM, (b"content-encoding", b"gzip")]),
+    "broken at once": lambda: answer_of(BREAK),
+    "broken in a comment": lambda: answer_of(b": thinking\n\n"[:5], BREAK),
+}
+STREAM_FAILURES: dict[str, Callable[[], UpstreamResponse | UpstreamError]] = {
+    "no stream": lambda: answer_of(whole(Said(words="Found.")), headers=[JSON]),
+    "broken after the role": lambda: answer_of(BEGUN[0], BREAK),
+    "broken in a call": lambda: answer_of(*BEGUN[:4], BREAK),
+    "ended in a call": lambda: answer_of(*BEGUN[:4]),
+    "done in a call": lambda: answer_of(*BEGUN[:4], b"data: [DONE]\n\n"),
+    "done at once": lambda: answer_of(b"data: [DONE]\n\n"),
+    "empty": answer_of,
+    "an error at once": lambda: answer_of(b'data: {"error": {"message": "busy"}}\n\n'),
+    "an error after the role": lambda: answer_of(*BEGUN[:2], b'data: {"error": {"message": "busy"}}\n\n'),
+}
+WHOLE_FAILURES: dict[str, Callable[[], UpstreamResponse | UpstreamError]] = {
+    "a stream": lambda: answer_of(*BEGUN),
+    "broken": lambda: answer_of(b"{", BREAK, headers=[JSON]),
+    "empty": lambda: answer_of(b"", headers=[JSON]),
+    "no choice": lambda: answer_of(b'{"choices": []}', headers=[JSON]),
+    "no message": lambda: answer_of(b'{"choices": [{"index": 0}]}', headers=[JSON]),
+    "an error": lambda: answer_of(b'{"error": {"message": "busy"}}', headers=[JSON]),
+    "a page": lambda: answer_of(b"<h1>Log in</h1>", headers=[(b"content-type", b"text/html")]),
+}
 
 
 @pytest.mark.parametrize("failure", [*FAILURES, *STREAM_FAILURES])
-async def test_a_failing_inner_round_gives_the_calls_to_the_client(
-    failure: Callable[[], UpstreamResponse | UpstreamError],
-) -> None:
+async def test_a_failing_inner_round_gives_the_calls_to_the_client(failure: str) -> None:
     """The agent runs its tools itself, as without memproxy: an inner round is never a reason for an error."""
+    fail = (FAILURES | STREAM_FAILURES)[failure]
     said = Said(words="Let me see.", more_words=" One moment.", calls=(LOOK,))
     stream = render(said, Dialect())
-    exchange = Exchange(answer_of(stream), failure())
+    exchange = Exchange(answer_of(stream), fail())
     assert await exchange.run() == stream
     assert_untouched(exchange, said)
     first, second = said, Said(words="Again.", calls=(replace(LOOK, id="call_1_0"),))
-    exchange = Exchange(*streams([first, second]), failure())
+    exchange = Exchange(*streams([first, second]), fail())
     view = read(await exchange.run())
     assert view.words == "Let me see. One moment.\n\nAgain."
     assert view.calls == [replace(LOOK, id="call_1_0")]
@@ -497,20 +496,19 @@ async def test_a_failing_inner_round_gives_the_calls_to_the_client(
 
 
 @pytest.mark.parametrize("failure", [*FAILURES, *WHOLE_FAILURES])
-async def test_a_failing_inner_round_gives_the_calls_to_a_client_without_a_stream(
-    failure: Callable[[], UpstreamResponse | UpstreamError],
-) -> None:
+async def test_a_failing_inner_round_gives_the_calls_to_a_client_without_a_stream(failure: str) -> None:
     """The same bytes as without memproxy, and after more rounds the words of all."""
+    fail = (FAILURES | WHOLE_FAILURES)[failure]
     said = Said(words="Let me see.", calls=(LOOK,), usage={"total_tokens": 5})
     body = whole(said)
     length = (b"content-length", str(len(body)).encode())
-    exchange = Exchange(answer_of(body, headers=[JSON, length]), failure())
+    exchange = Exchange(answer_of(body, headers=[JSON, length]), fail())
     assert await exchange.run() == body
     assert_untouched(exchange, said)
     assert length in exchange.head["headers"]
     second = Said(words="Again.", calls=(replace(LOOK, id="call_1_0"),), usage={"total_tokens": 7})
     exchange = Exchange(
-        answer_of(body, headers=[JSON, length]), answer_of(whole(second), headers=[JSON, length]), failure()
+        answer_of(body, headers=[JSON, length]), answer_of(whole(second), headers=[JSON, length]), fail()
     )
     value = json.loads(await exchange.run())
     assert value["choices"][0]["message"] == {**second.message, "content": "Let me see.\n\nAgain."}
@@ -591,8 +589,8 @@ async def test_arguments_are_looked_up_when_they_are_whole() -> None:
     """Calls whose fragments alternate: a second call does not mean that the first one is complete."""
     calls = (replace(LOOK, arguments='{"q": "long"}'), replace(LOOK, id="call_0_1", arguments="{}"))
     for order in ("in turn", "interleaved"):
-        stream = render(Said(calls=calls), Dialect(calls=order, step=1))
-        exchange = Exchange(answer_of(stream), *streams([Said(words="Found.")]), sources=[source := Look()])
+        stream = events(Said(calls=calls), Dialect(calls=order, step=1))
+        exchange = Exchange(answer_of(*stream), *streams([Said(words="Found.")]), sources=[source := Look()])
         await exchange.run()
         assert [call.arguments for call in source.asked] == ['{"q": "long"}', "{}"]
 

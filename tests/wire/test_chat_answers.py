@@ -3,7 +3,6 @@
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from memproxy.records import JsonObject, ToolCall
 from memproxy.wire import chat_answers
 from memproxy.wire.chat_answers import NO_ANSWER, Answer
+from tests.fakes.chat_messages import assistant, calling, json_values
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "chat_completions"
 
@@ -26,50 +26,6 @@ EXPECTED = json.loads((CORPUS / "expected.json").read_text())
 
 
 quick = settings(max_examples=120, deadline=None)
-
-
-def assistant(content: Any = None, **fields: Any) -> JsonObject:
-    return {"role": "assistant", "content": content, **fields}
-
-
-def calling(name: str, arguments: Any, *, id: str = "call_1") -> JsonObject:  # noqa: A002  as the field is called
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-ODD_VALUES = (
-    b"1.0", b"-0.0", b"1E2", b"1e-400", b"123456789012345678901234567890", b"0.1000000000000000000001",
-    b'"\\u00e9\\ud83d\\ude00\\/"', '"é\u2028\u0085"'.encode(), b"{ }", b"[ 1 ,2]", b'{"b":1,"a":{"z":[],"y":null}}',
-)  # fmt: skip
-
-
-fields = st.dictionaries(
-    st.sampled_from(["model", "temperature", "x-unknown", "é", "stream", "tools", "a"]),
-    st.sampled_from(ODD_VALUES) | json_values.map(lambda value: json.dumps(value).encode()),
-    max_size=4,
-)
-
-
-def spelled(values: dict[str, bytes], *, before: Sequence[str], messages: Sequence[bytes]) -> bytes:
-    """A body in which each value stands as given, `messages` after the fields that `before` names."""
-    items = {name: values[name] for name in before if name in values}
-    items["messages"] = b"[" + b", ".join(messages) + b" ]"
-    items |= {name: raw for name, raw in values.items() if name not in items}
-    return (
-        b"{"
-        + b" , ".join(json.dumps(name, ensure_ascii=False).encode() + b" : " + raw for name, raw in items.items())
-        + b"}"
-    )
 
 
 def read(body: bytes, *, content_type: str = "text/event-stream", encoding: str = "") -> Answer:

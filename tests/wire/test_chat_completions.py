@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,30 +11,14 @@ from hypothesis import strategies as st
 
 from memproxy.records import JsonObject
 from memproxy.wire import chat_completions as chat
+from tests.fakes.chat_messages import assistant, calling, json_values
 from tests.fakes.shared_data import trajectories
-
-CORPUS = Path(__file__).parent.parent / "corpus" / "chat_completions"
-
-
-STREAMS = sorted(CORPUS.glob("*.sse"))
-
-
-EXPECTED = json.loads((CORPUS / "expected.json").read_text())
-
 
 quick = settings(max_examples=120, deadline=None)
 
 
 def user(content: Any, **fields: Any) -> JsonObject:
     return {"role": "user", "content": content, **fields}
-
-
-def assistant(content: Any = None, **fields: Any) -> JsonObject:
-    return {"role": "assistant", "content": content, **fields}
-
-
-def calling(name: str, arguments: Any, *, id: str = "call_1") -> JsonObject:  # noqa: A002  as the field is called
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def calls(*ids: str, content: Any = None) -> JsonObject:
@@ -70,17 +53,6 @@ def result(id_: str, content: str = "found") -> JsonObject:
 def test_what_is_no_request_is_left_to_the_model_server(body: bytes) -> None:
     """Whoever sends something odd gets the provider's own error, not one of memproxy's."""
     assert chat.read_request(body) is None
-
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 ODD_VALUES = (
@@ -183,7 +155,6 @@ def test_calls_cost_tokens_like_words() -> None:
 
 
 ONE = assistant(tool_calls=[calling("f", '{"a":1,"b":[2,"é"]}')])
-
 
 EQUAL: dict[str, tuple[JsonObject, JsonObject]] = {
     "a string or one part": (user("hi"), user([{"type": "text", "text": "hi"}])),
@@ -327,18 +298,6 @@ def test_real_trajectories_cut_anywhere_stay_well_formed_and_whole() -> None:
             assert unanswered(kept) == []
             orphans = next((at for at, message in enumerate(tail) if message["role"] != "tool"), len(tail))
             assert kept == tail[orphans:]
-
-
-def stream(*deltas: JsonObject, finish: str | None = "stop") -> bytes:
-    chunks: list[JsonObject] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
-    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
-    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
-
-
-def fragment(index: object, arguments: str, **given: Any) -> JsonObject:
-    name = {"name": given.pop("name")} if "name" in given else {}
-    at = {} if index is ... else {"index": index}
-    return {"tool_calls": [{**at, **given, "function": {**name, "arguments": arguments}}]}
 
 
 def test_only_words_are_kept_of_a_broken_off_answer() -> None:
