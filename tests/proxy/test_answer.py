@@ -738,15 +738,24 @@ async def test_a_failing_round_after_our_own_calls_alone_is_the_providers_error(
 
 async def test_our_own_tools_have_their_own_deadline() -> None:
     """The client can't carry such a call out, so it is waited for."""
-    waits = asyncio.Event()
-    said = Said(calls=(LOOK,))
-    source = Look(waits=waits)
+    source = Look(waits=asyncio.Event())
     exchange = Exchange(
-        *streams([said, Said(words="Found.")]), sources=[source], limits=Limits(look_up_s=0), is_ours=source.may_answer
+        *streams([Said(calls=(LOOK,)), Said(words="Found.")]),
+        sources=[source],
+        limits=Limits(look_up_s=0),
+        is_ours=source.may_answer,
     )
-    running = asyncio.get_running_loop()
-    running.call_soon(running.call_soon, running.call_soon, waits.set)
+    set_soon(source.waits)
     assert read(await exchange.run()).words == "Found."
+
+
+def set_soon(event: asyncio.Event | None, *, turns: int = 5) -> None:
+    """After a few turns of the loop."""
+    assert event is not None
+    if turns:
+        asyncio.get_running_loop().call_soon(lambda: set_soon(event, turns=turns - 1))
+    else:
+        event.set()
 
 
 @pytest.mark.parametrize("make", [streams, wholes])
@@ -762,6 +771,38 @@ async def test_our_own_call_beside_the_clients_is_carried_out_once(
         assert b"look_far" not in body
         assert [call.name for call in source.asked if call.name == "look_far"] == ["look_far"]
         assert [message["role"] for message in exchange.done.instead] == ["assistant", "tool"]
+
+
+async def test_our_own_call_is_carried_out_when_the_client_left_with_the_last_byte() -> None:
+    """Many clients close the connection at `[DONE]`: what the model wanted to remember is remembered."""
+
+    class Leaving(Look):
+        @override
+        async def answer(self, call: ToolCall) -> ToolAnswer | None:
+            exchange.inbox.put_nowait({"type": "http.disconnect"})
+            set_soon(self.waits)
+            return await super().answer(call)
+
+    said = Said(calls=(replace(LOOK, name="look_far"), CANCEL))
+    exchange = Exchange(*streams([said]), sources=[Leaving(waits=asyncio.Event())], is_ours="look_far".__eq__)
+    exchange.inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+    await exchange.client.body(max_bytes=1)
+    assert [call.name for call in read(await exchange.run()).calls] == ["cancel"]
+    assert [message["tool_call_id"] for message in exchange.done.beside] == ["call_0_0"]
+    assert exchange.into.outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("make", [streams, wholes])
+async def test_our_own_call_that_has_no_answer_is_left_out(
+    make: Callable[[Sequence[Said]], list[UpstreamResponse]],
+) -> None:
+    """Without an id no result can be assigned to it; the client must not see it all the same."""
+    ours = replace(LOOK, name="look_far", id="")
+    exchange = Exchange(*make([Said(calls=(ours, CANCEL))]), is_ours="look_far".__eq__)
+    body = await exchange.run()
+    assert b"look_far" not in body
+    assert b"cancel" in body
+    assert exchange.done.instead == ()
 
 
 # Over HTTP.
