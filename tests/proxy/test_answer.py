@@ -495,6 +495,14 @@ async def test_a_failing_inner_round_gives_the_calls_to_the_client(failure: str)
     assert exchange.is_ended
 
 
+async def test_a_comment_is_no_beginning() -> None:
+    """A server that only said that it is still there can fail, and the calls are the client's all the same."""
+    comment, stream = b": still thinking\n\n", render(Said(calls=(LOOK,)), Dialect())
+    exchange = Exchange(answer_of(stream), answer_of(comment, BREAK))
+    assert await exchange.run() == comment + stream
+    assert exchange.done.rounds == 0
+
+
 @pytest.mark.parametrize("failure", [*FAILURES, *WHOLE_FAILURES])
 async def test_a_failing_inner_round_gives_the_calls_to_a_client_without_a_stream(failure: str) -> None:
     """The same bytes as without memproxy, and after more rounds the words of all."""

@@ -59,7 +59,7 @@ def fed(pieces: Sequence[bytes], joined: Joined | None = None, may_answer: Calla
 
 def event(delta: JsonObject | None = None, *, finish: str | None = None, **fields: Any) -> bytes:
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
-    return encode_event(json.dumps({"id": "later", "created": 7, "choices": choices, **fields}).encode())
+    return encode_event(json.dumps({"id": "later", "created": 7, "choices": choices} | fields).encode())
 
 
 def shown(current: Round, *pieces: bytes) -> list[JsonObject]:
@@ -109,6 +109,20 @@ def test_only_whole_calls_of_known_tools_are_answerable(said: Said, dialect: Dia
     )
     if current.is_answerable:
         assert [call.arguments for call in current.calls] == [call.arguments for call in said.calls]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [b'data: {"choices": [{"ind\n\n', b"data: [1]\n\n", event({"tool_calls": [{"index": 1, "id": "b"}]})],
+    ids=["cut", "no object", "a call without a name"],
+)
+def test_a_round_with_something_that_nobody_understands_is_not_answered(odd: bytes) -> None:
+    """It may belong to a call."""
+    stream = [*events(Said(calls=(LOOK,)), Dialect())[:2], odd, event({}, finish="tool_calls")]
+    current = Round(Joined(), every)
+    out = [piece for each in stream for piece in current.feed(each)]
+    assert not current.is_answerable
+    assert b"".join([*out, *current.release()]) == b"".join(stream)
 
 
 @pytest.mark.parametrize("name", CORPUS)
@@ -189,6 +203,8 @@ def test_a_server_without_ids_gets_none() -> None:
 def test_the_id_is_that_of_the_words() -> None:
     """Azure sends a first chunk about the prompt, with an empty id."""
     current = fed(events(Said(calls=(LOOK,)), Dialect(prelude=True), number=3))
+    assert (current.after().id, current.after().created) == ("chatcmpl-3", 1_700_000_003)
+    current.feed(event(id="", created=0))
     assert (current.after().id, current.after().created) == ("chatcmpl-3", 1_700_000_003)
 
 

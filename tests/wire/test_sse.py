@@ -281,3 +281,24 @@ def test_an_endless_event_is_passed_on_in_pieces() -> None:
     pieces = [piece for _ in range(50) for piece in cutter.feed(b"data: " + b"x" * 34)]
     assert max(map(len, pieces)) <= 140
     assert b"".join([*pieces, *cutter.close()]) == (b"data: " + b"x" * 34) * 50
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\n\n", b"\n\r\n"])
+def test_a_raw_event_is_given_with_its_last_byte(end: bytes) -> None:
+    """Waiting for the next one would hold every word back by one event."""
+    event = b"data: {}" + end
+    for at in range(1, len(event)):
+        cutter = RawEvents()
+        assert cutter.feed(event[:at]) == []
+        assert cutter.feed(event[at:]) == [event]
+        assert cutter.close() == []
+
+
+def test_a_raw_event_that_ends_in_a_carriage_return_waits_for_a_byte() -> None:
+    """A line feed may belong to it."""
+    for after in (b"\n", b"d"):
+        cutter = RawEvents()
+        assert cutter.feed(b"data: a\r\r") == []
+        given, left = (b"data: a\r\r\n", []) if after == b"\n" else (b"data: a\r\r", [b"d"])
+        assert cutter.feed(after) == [given]
+        assert cutter.close() == left
