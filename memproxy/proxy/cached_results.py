@@ -157,7 +157,7 @@ def is_ordinary(request: ChatRequest) -> bool:
     """Whether rounds inside can be joined into the answer that this request asks for; the unusual passes through."""
     fields = request.fields
     return (
-        fields.get("n") in {None, 1}
+        fields.get("n") in (None, 1)
         and fields.get("tool_choice") in (None, "auto")
         and not fields.get("functions")
         and not fields.get("audio")

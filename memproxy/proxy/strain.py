@@ -19,8 +19,10 @@ class Strainer:
 
     def __init__(self, is_ours: Callable[[str], bool]) -> None:
         self._is_ours = is_ours
-        self._places: dict[Any, int | None] = {}
+        self._places: dict[str, int | None] = {}
         """The model server's index of a call -> the client's; None for a call of ours."""
+        self._newest: str = ""
+        """The mark of the call that the last fragment belonged to."""
         self._theirs = 0
         self.has_taken = False
         """A call was taken out."""
@@ -38,8 +40,9 @@ class Strainer:
         if strained is choice:
             return [raw]
         if strained is None:
-            usage = value.get("usage")
-            return [encode_event(msgspec.json.encode({**value, "choices": []}))] if usage else []
+            if not value.get("usage"):
+                return []
+            strained = {**choice, "delta": {}}  # usage on every chunk: the chunk stays, its fragment goes
         return [encode_event(msgspec.json.encode({**value, "choices": [strained]}))]
 
     def _strained(self, choice: JsonObject) -> JsonObject | None:
@@ -62,7 +65,8 @@ class Strainer:
         """The client's index of the call that a fragment belongs to; its first fragment names the tool."""
         if not isinstance(part, dict):
             return 0
-        index = part.get("index", 0)
+        index = _mark(part) or self._newest
+        self._newest = index
         if index not in self._places:
             function = part.get("function")
             name = str(function.get("name") or "") if isinstance(function, dict) else ""
@@ -76,7 +80,15 @@ class Strainer:
 
     def _renumbered(self, part: Any) -> Any:
         place = self._place(part)
-        return part if not isinstance(part, dict) or part.get("index", 0) == place else {**part, "index": place}
+        if not isinstance(part, dict) or "index" not in part or part["index"] == place:
+            return part
+        return {**part, "index": place}
+
+
+def _mark(part: JsonObject) -> str:
+    """What tells calls apart: the index, or the id where a server sends none; empty for a fragment with neither."""
+    index = part.get("index")
+    return f"index {index}" if isinstance(index, int) else f"id {part['id']}" if part.get("id") else ""
 
 
 def strained_object(body: bytes, is_ours: Callable[[str], bool]) -> bytes:

@@ -4,6 +4,7 @@ import itertools
 import json
 from typing import Any
 
+import httpx
 import pytest
 from openai import AsyncOpenAI
 
@@ -231,3 +232,13 @@ async def test_a_model_that_asks_again_reaches_the_tool(serve: Serve) -> None:
         before = len(agent.executed)
         await agent.ask(QUESTIONS[1])
     assert len(agent.executed) == before + 1
+
+
+@pytest.mark.parametrize("odd", [{"n": [1]}, {"n": {}}, {"tool_choice": []}, {"tools": [1, None]}])
+async def test_odd_fields_reach_the_provider(serve: Serve, odd: dict[str, Any]) -> None:
+    """What is wrong with a request is the provider's to say, never a failure in between."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello."}], "tools": TOOLS, **odd}
+    async with serve(lambda _: Reply(text="Fine.")) as served, httpx.AsyncClient(verify=False) as client:
+        response = await client.post(f"{served.origin}/s/one/v1/chat/completions", json=body)
+        assert response.status_code in {200, 400}
+        assert served.model.requests[-1].body == body

@@ -92,3 +92,22 @@ def test_what_is_not_understood_passes() -> None:
         assert strainer.feed(raw) == [raw]
     for body in (b"", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"tool_calls": "x"}}]}'):
         assert strained_object(body, is_ours) == body
+
+
+def test_calls_without_an_index_are_told_apart_by_their_ids() -> None:
+    """Some servers number nothing: the agent's call stands behind a memory tool's, and arrives."""
+    ours = {"id": "a", "type": "function", "function": {"name": "memproxy_search_memory", "arguments": "{}"}}
+    theirs = {"id": "b", "type": "function", "function": {"name": "get_order", "arguments": "{"}}
+    rest = {"function": {"arguments": "}"}}
+    strainer = Strainer(is_ours)
+    out = [piece for call in (ours, theirs, rest) for piece in strainer.feed(event({"tool_calls": [call]}))]
+    assert out == [event({"tool_calls": [theirs]}), event({"tool_calls": [rest]})]
+
+
+def test_usage_on_every_chunk_stays_where_it_was() -> None:
+    """A chunk whose fragment is taken out is no chunk at the stream's end."""
+    ours = {"index": 0, "id": "a", "function": {"name": "memproxy_search_memory", "arguments": "{}"}}
+    (out,) = Strainer(is_ours).feed(event({"tool_calls": [ours]}, usage={"total_tokens": 3}))
+    value = json.loads(out[6:])
+    assert value["choices"] == [{"index": 0, "delta": {}, "finish_reason": None}]
+    assert value["usage"] == {"total_tokens": 3}
