@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Every setting; what each one means stands in config/memproxy.toml."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+    reads_machine: ClassVar[bool] = True
+    """Whether environment and file are read at all."""
 
     listen_host: str = "127.0.0.1"
     listen_port: int = Field(8080, ge=0, le=65_535)
@@ -123,6 +125,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Options win over the environment, the environment over the file."""
+        if not cls.reads_machine:
+            return (init_settings,)
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
@@ -206,17 +210,7 @@ def settings_without_environment(given: Mapping[str, Any]) -> Settings:
     """
 
     class SettingsAlone(Settings):
-        @override
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (init_settings,)
+        reads_machine = False
 
     return Settings.model_construct(**dict(SettingsAlone(**given)))
 
