@@ -9,9 +9,11 @@ Times are timezone-aware UTC. Messages stay plain JSON objects, so that fields u
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 JsonObject = dict[str, Any]
 
@@ -99,6 +101,10 @@ class StoredMessage:
     """The id of the turn that brought it."""
     partial: bool = False
     """An answer that broke off."""
+    id: str = ""
+    """What code that wrote it calls it; a captured message has none of its own."""
+    learned: bool = False
+    """Whoever wrote it says that its memories are made already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,14 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
+class StrategyChoice:
+    """One way of making memories that was asked for, with its options."""
+
+    name: str
+    config: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """What one request added to a session: the unit of the queue. Learning from it is idempotent by `id`."""
 
@@ -150,11 +164,17 @@ class Turn:
     """The new messages in order, the answer last; injected blocks are not in them."""
     context: tuple[StoredMessage, ...] = ()
     """The messages just before, oldest first: what grounds a pronoun."""
+    memories: "tuple[MemoryRecord, ...]" = ()
+    """Records that whoever wrote the session put beside its messages; stored as they are."""
+    strategies: tuple[StrategyChoice, ...] = ()
+    """How memories are made of it; empty means as it is configured."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryRecord:
-    """One memory. `text` is what a model reads; `context` is indexed beside it and never shown."""
+class MemoryRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One memory. `text` is what a model reads; `context` is indexed beside it and never shown.
+
+    A struct and no dataclass: hundreds are read on the path of requests, most of them with few fields set.
+    """
 
     id: str
     """Unique within the scope; equal ids are the same memory."""
@@ -168,7 +188,29 @@ class MemoryRecord:
     topics: tuple[str, ...] = ()
     entities: tuple[str, ...] = ()
     event_date: datetime | None = None
-    turn: str = ""
+    turns: tuple[str, ...] = ()
+    """The ids of the turns that it was learned from."""
+    updated_at: datetime | None = None
+    persisted_at: datetime | None = None
+    pinned: bool = False
+    """Never forgotten by age or budget."""
+    extracted_from: tuple[str, ...] = ()
+    """The ids of the messages or memories that its author says it comes from."""
+    metadata: JsonObject = {}
+    strategy: str = "discrete"
+    """Which way of extraction made it."""
+    strategy_config: JsonObject = {}
+    is_explicit: bool = False
+    """Code or a memory tool created it: it is kept as it was given, and never merged with another."""
+    valid_until: datetime | None = None
+    """When a newer memory took its place; None while it holds."""
+    superseded_by: str = ""
+    """The id of the memory that took its place."""
+    supersedes: tuple[str, ...] = ()
+    """The ids of the memories whose place it took."""
+    last_accessed: datetime | None = None
+    """Kept beside the record and filled in when it is read, as is the number of accesses."""
+    access_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

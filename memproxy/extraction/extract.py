@@ -103,5 +103,5 @@ def _message_memory(piece: str, said: Utterance, *, turn: Turn, before: Sequence
         session=turn.session,
         speaker=said.speaker,
         context="\n".join(before),
-        turn=turn.id,
+        turns=(turn.id,),
     )

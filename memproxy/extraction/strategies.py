@@ -153,7 +153,7 @@ def _record(text: str, item: JsonObject, *, turn: Turn, source: Utterance) -> Me
         topics=_labels(item.get("topics")),
         entities=_labels(item.get("entities")),
         event_date=_date(item.get("event_date")),
-        turn=turn.id,
+        turns=(turn.id,),
     )
 
 

@@ -8,7 +8,8 @@ Without a user there is no long-term memory: nothing is written, and nothing is 
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from memproxy.embedding import Embedder
 from memproxy.errors import StoreError

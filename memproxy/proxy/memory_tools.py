@@ -10,12 +10,12 @@ What a model creates is kept as it is given. Its id is a digest of its words, so
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, assert_never
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec.structs import replace
 
 from memproxy.clock import Clock
 from memproxy.errors import StoreError

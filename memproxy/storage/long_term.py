@@ -14,7 +14,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 from redis import exceptions
 from redis.asyncio import Redis
 from redisvl.exceptions import RedisVLError  # type: ignore[import-untyped]  # redisvl ships no types

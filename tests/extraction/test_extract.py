@@ -76,7 +76,7 @@ def test_messages_become_memories_with_speaker_and_day() -> None:
         session="s1",
         speaker="Ann",
         context="Hello!\nWhat should I know?",
-        turn="t1",
+        turns=("t1",),
     )
     assert second.text == "Assistant (8 May 2023): I will keep that in mind, Ann."
     assert second.context == "What should I know?\nI'm allergic to peanuts."

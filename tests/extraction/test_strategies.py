@@ -141,7 +141,7 @@ def test_a_memory_is_read_with_all_that_it_says() -> None:
         topics=("dining",),
         entities=("Luigi's", "table 12"),
         event_date=datetime(2023, 5, 12, tzinfo=UTC),
-        turn="t1",
+        turns=("t1",),
     )
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 from redis.asyncio import Redis
 from typing_extensions import override
 
@@ -200,8 +201,8 @@ async def test_an_edited_memory_is_found_by_its_new_words(memory: LongTermMemory
     """What was wrong is not told again."""
     await memory.remember([fact("Alice plays the violin")])
     name = "Alice plays the violin"
-    edited = await memory.edit(ALICE, name, lambda known: replace(known, text="Alice studies chemistry"))
-    assert edited == replace(fact(name), text="Alice studies chemistry")
+    edited = await memory.edit(ALICE, name, lambda known: changed(known, text="Alice studies chemistry"))
+    assert edited == changed(fact(name), text="Alice studies chemistry")
     assert await memory.get(ALICE, [name]) == [edited]
     assert await texts(memory, "Where can I study chemistry?") == ["Alice studies chemistry"]
     assert await texts(memory, "How much is a violin?") == []
@@ -211,16 +212,16 @@ async def test_an_edit_changes_neither_whose_memory_it_is_nor_its_time(memory: L
     """Whatever a caller's function gives back."""
     await memory.remember([fact("tea"), fact("tea", scope=BOB)])
     edited = await memory.edit(
-        ALICE, "tea", lambda known: replace(fact("milk", scope=BOB), created_at=datetime.now(UTC))
+        ALICE, "tea", lambda known: changed(fact("milk", scope=BOB), created_at=datetime.now(UTC))
     )
-    assert edited == replace(fact("tea"), text="milk")
+    assert edited == changed(fact("tea"), text="milk")
     assert await memory.get(BOB, ["tea", "milk"]) == [fact("tea", scope=BOB)]
 
 
 async def test_only_what_is_there_and_ones_own_can_be_edited(memory: LongTermMemory) -> None:
     await memory.remember([fact("tea", scope=BOB)])
     for scope in (ALICE, NOBODY):
-        assert await memory.edit(scope, "tea", lambda known: replace(known, text="milk")) is None
+        assert await memory.edit(scope, "tea", lambda known: changed(known, text="milk")) is None
     assert await memory.newest(ALICE, limit=5) == (0, [])
 
 
@@ -229,7 +230,7 @@ async def test_edits_at_the_same_time_are_all_kept(memory: LongTermMemory) -> No
     await memory.remember([fact("tea")])
 
     def adding(label: str) -> Callable[[MemoryRecord], MemoryRecord]:
-        return lambda known: replace(known, topics=(*known.topics, label))
+        return lambda known: changed(known, topics=(*known.topics, label))
 
     await asyncio.gather(*(memory.edit(ALICE, "tea", adding(label)) for label in "abc"))
     (record,) = await memory.get(ALICE, ["tea"])
@@ -247,19 +248,19 @@ async def test_an_edit_does_not_bring_a_deleted_memory_back(redis: Redis, embedd
             if self.deletes:
                 await self.delete(ALICE, ["tea"])
             else:
-                await self.write([replace(memory, record=replace(memory.record, text=known.record.text + "!"))])
+                await self.write([replace(memory, record=changed(memory.record, text=known.record.text + "!"))])
             return await super().rewrite(memory, known=known)
 
     store = Interfering(redis, model=embedder.name, dims=embedder.dims)
     await store.ensure_index()
     memory = LongTermMemory(store, embedder)
     await memory.remember([fact("tea")])
-    assert await memory.edit(ALICE, "tea", lambda known: replace(known, text="milk")) is None
+    assert await memory.edit(ALICE, "tea", lambda known: changed(known, text="milk")) is None
     assert await memory.get(ALICE, ["tea"]) == []
     store.deletes = False
     await memory.remember([fact("tea")])
     with pytest.raises(StoreError, match="kept changing"):
-        await memory.edit(ALICE, "tea", lambda known: replace(known, text="milk"))
+        await memory.edit(ALICE, "tea", lambda known: changed(known, text="milk"))
 
 
 SYNTAX = st.text(alphabet="@{}()|~-=>$*%\"'\\:;,.<>[]!#^&+/? \t\n\x00\x1fabñ中ก👍_0", max_size=80)

@@ -38,7 +38,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "httpx": ("proxy.upstream",),
     "httpx_aiohttp": ("proxy.upstream",),
     "litestar": ("app",),
-    "msgspec": ("app", "demo", "proxy", "storage", "wire"),
+    "msgspec": ("app", "demo", "memory", "proxy", "records", "storage", "wire"),
     "numpy": ("embedding", "storage"),
     "openai": ("llm", "demo.play", "demo.lookups"),
     "prometheus_client": ("telemetry",),

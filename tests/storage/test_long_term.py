@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 from redis.asyncio import Redis
 from typing_extensions import override
 
@@ -98,7 +99,7 @@ async def test_a_record_comes_back_as_it_was(store: LongTermStore) -> None:
         topics=("tea", "a,b"),
         entities=("Älice",),
         event_date=datetime(2024, 12, 31, tzinfo=UTC),
-        turn="t1",
+        turns=("t1",),
     )
     await store.write([IndexedMemory(record, ["tea"], ["before"], NORTH)])
     assert await store.get(record.scope, ["unknown", "m1"]) == [record]
@@ -107,7 +108,7 @@ async def test_a_record_comes_back_as_it_was(store: LongTermStore) -> None:
 async def test_lone_surrogates_become_question_marks(store: LongTermStore) -> None:
     """Python's JSON reader lets them in; one must not lose the memory it stands in."""
     broken = memory("m", "tea")
-    await store.write([replace(broken, record=replace(broken.record, text="tea \ud800"))])
+    await store.write([replace(broken, record=changed(broken.record, text="tea \ud800"))])
     (record,) = await store.get(ALICE, ["m"])
     assert record.text == "tea ?"
 
@@ -118,7 +119,7 @@ async def test_an_equal_id_is_not_doubled_and_keeps_its_first_time(store: LongTe
     later = memory("m", "new words", at=NOON + timedelta(days=1))
     assert await store.write([later, memory("n", "other")]) == 1
     (record,) = await store.get(ALICE, ["m"])
-    assert record == replace(later.record, created_at=NOON)
+    assert record == changed(later.record, created_at=NOON)
     assert await ids_by_text(store, "old") == []
     assert await ids_by_text(store, "new") == ["m"]
     assert await ids_by_text(store, "new", where=Filter(sessions=("s",))) == []
@@ -482,7 +483,7 @@ async def test_a_rewrite_takes_the_place_of_what_was_read(store: LongTermStore) 
     assert known is not None
     edited = memory("m", "new words", at=NOON + timedelta(days=1), near=EAST, topics=("tea",))
     assert await store.rewrite(edited, known=known) is True
-    assert await store.get(ALICE, ["m"]) == [replace(edited.record, created_at=NOON)]
+    assert await store.get(ALICE, ["m"]) == [changed(edited.record, created_at=NOON)]
     assert await ids_by_text(store, "old") == []
     assert await ids_by_text(store, "new", where=Filter(topics=("tea",))) == ["m"]
     assert await ids_by_text(store, "new", where=Filter(sessions=("s",))) == []
