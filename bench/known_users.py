@@ -27,7 +27,7 @@ BATCH = 200
 
 SETTLE_POLL_S = 0.05
 SETTLE_DEADLINE_S = 60.0
-KEPT_KINDS = ("mp:q:", "mp:dead:", "mp:secret:")
+KEPT_KINDS = ("mp:q:", "mp:dead:", "mp:secret:", "mp:lease:", "mp:workers:")
 
 
 class KnownUsers:

@@ -3,7 +3,7 @@
 Three measurements:
 
 1. *Found.* Each conversation is a user, each turn a memory with the two turns before it as context. Every question is
-   asked; recall@k is the share of its evidence turns among the first k.
+   asked; recall@k is the share of its evidence turns among the first k. As the proxy asks, and as code does.
 2. *The floor.* The same with the floor: what survives, and how much is told to a user who is asked about somebody
    else's life ("strangers"), in whole conversations and in random pieces of ten turns.
 3. *Few memories.* `small_stores.json`: people with one to nine memories, and messages that some or none of these are
@@ -20,19 +20,24 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace as with_scope
+
 from memproxy.embedding import LocalEmbedder
 from memproxy.memory.long_term import LongTermMemory
+from memproxy.memory.search import Query, SearchMode
 from memproxy.records import MemoryRecord, MemoryType, Scope
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded import EmbeddedStore
-from memproxy.storage.long_term import LongTermStore, require_query_engine
+from memproxy.storage.long_term import LongTermStore
+from memproxy.storage.memory_filter import Filter, of_scope
+from memproxy.storage.query_engine import require_query_engine
 
 HERE = Path(__file__).parent
 DIALOGUES = HERE.parent.parent / "shared" / "data" / "dialogues.json"
@@ -101,25 +106,48 @@ def pieces_of(conversation: Conversation, rng: random.Random) -> Iterator[Conver
         questions = tuple(
             replace(asked, evidence=asked.evidence & ids) for asked in conversation.questions if asked.evidence & ids
         )
-        yield Conversation(scope, tuple(replace(record, scope=scope) for record in chosen), questions)
+        yield Conversation(scope, tuple(with_scope(record, scope=scope) for record in chosen), questions)
 
 
-async def measure_found(memory: LongTermMemory, users: Sequence[Conversation], *, floor: bool) -> None:
+Ask = Callable[[Conversation, str], Awaitable[list[str]]]
+"""Gives the ids of what is found for a user's question, best first."""
+
+
+def ways_to_ask(memory: LongTermMemory) -> dict[str, Ask]:
+    """As the proxy asks, and as code does in each mode."""
+
+    def as_proxy(*, floor: bool) -> Ask:
+        async def ask(user: Conversation, question: str) -> list[str]:
+            found = await memory.search(user.scope, question, limit=20, relevant_only=floor)
+            return [scored.record.id for scored in found]
+
+        return ask
+
+    def as_code(mode: SearchMode | None) -> Ask:
+        async def ask(user: Conversation, question: str) -> list[str]:
+            query = Query(question, mode, where=Filter(of_scope(user.scope)), limit=20)
+            return [match.record.id for match in (await memory.find(user.scope.tenant, query)).memories]
+
+        return ask
+
+    modes = {f"code, {mode or 'no mode'}": as_code(mode) for mode in (None, *SearchMode)}
+    return {"without floor": as_proxy(floor=False), "with floor": as_proxy(floor=True), **modes}
+
+
+async def measure_found(ask: Ask, users: Sequence[Conversation], *, name: str) -> None:
     """Print recall, reciprocal rank and time over all questions."""
     recalls: dict[int, list[float]] = {5: [], 10: [], 20: []}
     ranks, times = [], []
     for user in users:
         for asked in user.questions:
             begun = time.perf_counter()
-            found = await memory.search(user.scope, asked.text, limit=20, relevant_only=floor)
+            ids = await ask(user, asked.text)
             times.append(time.perf_counter() - begun)
-            ids = [scored.record.id for scored in found]
             for k, values in recalls.items():
                 values.append(len(asked.evidence & set(ids[:k])) / len(asked.evidence))
             ranks.append(next((1 / (at + 1) for at, memory_id in enumerate(ids) if memory_id in asked.evidence), 0.0))
     shown = "  ".join(f"R@{k} {statistics.fmean(values):.3f}" for k, values in recalls.items())
     p50 = statistics.median(times) * 1000
-    name = "with floor" if floor else "without floor"
     print(f"{name:14}  {shown}  MRR {statistics.fmean(ranks):.3f}  p50 {p50:.2f} ms  ({len(times)} questions)")
 
 
@@ -205,8 +233,8 @@ async def measure(users: Sequence[Conversation], redis_url: str | None) -> None:
             pieces = [piece for user in users for piece in pieces_of(user, rng)]
             for user in (*users, *pieces):
                 await memory.remember(user.records)
-            await measure_found(memory, users, floor=False)
-            await measure_found(memory, users, floor=True)
+            for name, ask in ways_to_ask(memory).items():
+                await measure_found(ask, users, name=name)
             await measure_floor(memory, users, what="conversations", rng=rng)
             await measure_floor(memory, pieces, what=f"{PIECE_TURNS} turns each", rng=rng)
         await measure_small_stores(memory)

@@ -68,6 +68,17 @@ class Terms:
         stems: list[str] = self._stemmer.stemWords(words)
         return stems + wholes
 
+    def rows_of(self, phrase: str) -> list[list[str]]:
+        """What stands side by side in every text that holds the phrase: its words, and each run of unspaced script."""
+        words: list[str] = []
+        rows: list[list[str]] = []
+        for run in _runs(phrase):
+            if not run.isascii() and _ONE_UNSPACED.match(run):
+                rows.append(_pairs(run))
+            else:
+                words += [piece[:MAX_TERM_CHARS] for piece in _JOINT.split(run) if piece not in STOP_WORDS]
+        return [row for row in (self._stemmer.stemWords(words), *rows) if row]
+
     def of_query(self, text: str, *, limit: int) -> list[str]:
         """The different terms of a query, at most `limit`: of a longer one the beginning and the end, half each."""
         unique = list(dict.fromkeys(self.of(text)))

@@ -140,3 +140,21 @@ def test_any_text_can_be_stripped(text: str) -> None:
 def test_stop_words_are_terms_themselves() -> None:
     """A stop word that no run of letters can equal would never be taken out."""
     assert all(SAFE.fullmatch(word) and word == word.lower() for word in STOP_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "rows"),
+    [
+        ("the white horses", [["white", "hors"]]),
+        ("order LX-4417", [["order", "lx", "4417"]]),
+        ("北京烤鸭", [["北京", "京烤", "烤鸭"]]),
+        ("tea 北京 cup 茶", [["tea", "cup"], ["北京"], ["茶"]]),
+        ("what is the", []),
+        ("", []),
+    ],
+)
+def test_a_phrase_is_what_stands_side_by_side(terms: Terms, phrase: str, rows: list[list[str]]) -> None:
+    """In a document, too, words come first, then what is not made of words."""
+    assert terms.rows_of(phrase) == rows
+    indexed = " ".join(terms.of(f"before {phrase} after"))
+    assert all(" ".join(row) in indexed for row in rows)

@@ -1,55 +1,78 @@
-"""Remember statements about users, and find those that a message is about.
+"""Remember statements, and find those that a message is about, or that code asks for.
 
-A search asks both ways at once, by words and by meaning, blends the answers, fetches the few that may be told, and
-tells only those above the floor (`ranking`). Two round trips to the store. The caller sets the deadline.
+The proxy's own path asks for one user: a search asks both ways at once, by words and by meaning, blends the answers,
+fetches the few that may be told, and tells only those above the floor (`ranking`). Two round trips to the store. The
+caller sets the deadline. Without a user it finds nothing.
 
-Without a user there is no long-term memory: nothing is written, and nothing is found.
+Code may ask across a tenant's users, by any filter (`finding`), and may keep memories that belong to no user; who calls
+`remember` or `create` decides that.
 """
 
-import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 
-from msgspec.structs import replace
-
+from memproxy.clock import Clock, SystemClock
 from memproxy.embedding import Embedder
-from memproxy.errors import StoreError
+from memproxy.errors import AmbiguousIdError
 from memproxy.memory import ranking
+from memproxy.memory.finding import QUERY_CHARS, QUERY_TERMS, Finder, ends
+from memproxy.memory.forgetting import ForgetPolicy, Forgotten
+from memproxy.memory.indexing import Indexer
 from memproxy.memory.ranking import Floor, Fused
-from memproxy.records import MemoryRecord, Scope, ScoredMemory
-from memproxy.storage.long_term import FoundMemory, IndexedMemory, LongTermStore
-from memproxy.storage.memory_index import Filter
+from memproxy.memory.search import Found, Query
+from memproxy.memory.upkeep import Upkeep
+from memproxy.memory.writing import Created, Writer, key_of
+from memproxy.records import MemoryRecord, MemoryType, Scope, ScoredMemory
+from memproxy.storage.long_term import LongTermStore
+from memproxy.storage.memory_documents import FoundMemory
+from memproxy.storage.memory_filter import EVERYTHING, Filter, TagField, of_scope, types
 from memproxy.words import Terms
 
-QUERY_CHARS = 2_000
-"""Of a longer message, a thousand characters of the beginning and of the end: the question stands at either."""
+NEIGHBOURS = 10
+"""Memories near to one; a duplicate is the nearest or one of the nearest."""
 
-QUERY_TERMS = 32
-"""The engine's time grows with each term; a question has 3 to 10, a paragraph 30."""
 
-DOCUMENT_CHARS = 8_000
-DOCUMENT_TERMS = 600
-"""What is indexed of one memory; a longer one is still told whole."""
-
-EDIT_ATTEMPTS = 5
-"""How often an edit begins anew because somebody else was faster."""
-
-EVERYTHING = Filter()
 DEFAULT_FLOOR = Floor()
 
 
 class LongTermMemory:
-    """What is known about users, beyond one session."""
+    """What is known, beyond one session."""
 
-    def __init__(self, store: LongTermStore, embedder: Embedder, *, floor: Floor = DEFAULT_FLOOR) -> None:
+    def __init__(
+        self,
+        store: LongTermStore,
+        embedder: Embedder,
+        *,
+        floor: Floor = DEFAULT_FLOOR,
+        clock: Clock | None = None,
+    ) -> None:
         self._store = store
         self._embedder = embedder
         self._floor = floor
+        self._clock = clock or SystemClock()
         self._terms = Terms()
+        self._indexer = Indexer(embedder)
+        self._finder = Finder(store, embedder, terms=self._terms)
+        self._writer = Writer(store, self._indexer)
+        self._upkeep = Upkeep(store, self._indexer)
 
-    async def remember(self, records: Sequence[MemoryRecord]) -> int:
-        """Store memories and say how many are new; an id that is known is replaced and keeps its first time."""
-        kept = [record for record in records if record.scope.user is not None]
-        return await self._store.write(await self._indexed(kept)) if kept else 0
+    async def remember(self, records: Sequence[MemoryRecord], *, done: str | None = None) -> int:
+        """Store memories and say how many are new; an id that is known is replaced and keeps its first time.
+
+        `done` marks the work as done in the same step, for each user: with a mark that was set before, nothing is
+        written.
+        """
+        return await self._writer.remember(records, done=done)
+
+    async def create(self, records: Sequence[MemoryRecord], *, deduplicate: bool) -> list[Created]:
+        """Store records as they are given, and say in their order what became of each.
+
+        An equal id in the same scope is replaced, and keeps its first time and when it was persisted. With
+        `deduplicate`, what says the same as another in the same scope, session and type (`memory_hash`) is not stored
+        again; that the other was said again counts as an access to it.
+        """
+        return await self._writer.create(records, deduplicate=deduplicate, now=self._clock.now())
 
     async def edit(
         self, scope: Scope, memory_id: str, change: Callable[[MemoryRecord], MemoryRecord]
@@ -59,18 +82,17 @@ class LongTermMemory:
         What others change or delete at the same time is not lost: `change` is then asked again, with the newest record.
         What it raises comes through. Raises `StoreError` when others are always faster.
         """
-        if scope.user is None:
-            return None
-        for _ in range(EDIT_ATTEMPTS):
-            known = await self._store.find(scope, memory_id)
-            if known is None:
-                return None
-            fixed = known.record
-            edited = replace(change(fixed), id=fixed.id, scope=fixed.scope, created_at=fixed.created_at)
-            (indexed,) = await self._indexed([edited])
-            if await self._store.rewrite(indexed, known=known):
-                return edited
-        raise StoreError("A memory kept changing while it was edited.")
+        return await self._writer.edit(scope, memory_id, change)
+
+    async def supersede(
+        self, new: Sequence[MemoryRecord], old: Mapping[str, Sequence[str]], *, done: str | None = None
+    ) -> int:
+        """Store memories, some of which take the place of others, and say how many are new; one step for each user.
+
+        `old`: id of a new memory -> ids of memories in its scope that hold no longer. They stay, and say until when
+        they held and what took their place; one that has a successor already keeps it. `done`: see `remember`.
+        """
+        return await self._writer.supersede(new, old, done=done)
 
     async def search(
         self,
@@ -85,7 +107,7 @@ class LongTermMemory:
         """At most `limit` memories that the query is about, best first; without `relevant_only` even bad ones."""
         if scope.user is None:
             return []
-        terms = self._terms.of_query(_ends(query, QUERY_CHARS), limit=QUERY_TERMS)
+        terms = self._terms.of_query(ends(query, QUERY_CHARS), limit=QUERY_TERMS)
         vector = await self._embedder.embed_query(query)
         hits = await self._store.search(
             scope,
@@ -102,31 +124,103 @@ class LongTermMemory:
             fused = self._relevant(fused, found, terms, candidates=hits.candidates)
         return ranking.newer_first(_scored(candidate, found) for candidate in fused if candidate.key in found)
 
+    async def find(self, tenant: str, query: Query) -> Found:
+        """One page of the tenant's memories that a query finds."""
+        return await self._finder.find(tenant, query)
+
+    async def neighbours(self, scope: Scope, records: Sequence[MemoryRecord]) -> list[list[ScoredMemory]]:
+        """For each record the nearest semantic and episodic memories that hold, of this scope, nearest first.
+
+        `compaction.says_the_same` tells which of them are the same statement.
+        """
+        memories = await self._indexer.indexed(records)
+        vectors = [memory.vector if memory.vector.any() else None for memory in memories]
+        lists = await self._store.near_each(
+            scope, vectors, where=Filter((types(MemoryType.SEMANTIC, MemoryType.EPISODIC),)), limit=NEIGHBOURS + 1
+        )
+        found = await self._store.fetch(list({key: None for near in lists for key in near}))
+        return [
+            [
+                ScoredMemory(found[key].record, score=max(cosine, 0.0), text_score=0.0, vector_score=cosine)
+                for key, cosine in near.items()
+                if key in found and key != key_of(record)
+            ][:NEIGHBOURS]
+            for record, near in zip(records, lists, strict=True)
+        ]
+
     async def get(self, scope: Scope, ids: Sequence[str]) -> list[MemoryRecord]:
         """The memories with these ids, in this order; unknown ids are left out."""
-        return await self._store.get(scope, ids) if scope.user is not None else []
+        return await self._store.get(scope, ids)
+
+    async def by_id(self, tenant: str, memory_id: str, *, where: Filter = EVERYTHING) -> list[MemoryRecord]:
+        """All memories of the tenant with this id, also superseded ones; several scopes may hold one each."""
+        found = await self._with_ids(tenant, [memory_id], where)
+        return [memory.record for memory in found.values()]
 
     async def newest(
         self, scope: Scope, *, limit: int, offset: int = 0, where: Filter = EVERYTHING
     ) -> tuple[int, list[MemoryRecord]]:
-        """How many memories pass the filter, and one page of them, newest first."""
+        """How many of a user's memories pass the filter, and one page of them, newest first."""
         if scope.user is None:
             return 0, []
-        return await self._store.newest(scope, limit=limit, offset=offset, where=where)
+        within = where.and_(*of_scope(scope))
+        total, keys = await self._store.listing(scope.tenant, within, offset=offset, limit=limit)
+        return total, [memory.record for memory in (await self._store.fetch(keys)).values()]
+
+    async def touch(self, records: Sequence[MemoryRecord], *, now: datetime) -> int:
+        """Note that these memories were looked at, each at most every 15 minutes; how many were noted."""
+        return await self._store.touch([key_of(record) for record in records], now=now)
 
     async def forget(self, scope: Scope, ids: Sequence[str]) -> int:
         """Delete the memories with these ids and say how many there were."""
-        return await self._store.delete(scope, ids) if scope.user is not None else 0
+        return await self._store.delete(scope, ids)
+
+    async def delete_ids(self, tenant: str, ids: Sequence[str], *, where: Filter = EVERYTHING) -> int:
+        """Delete the tenant's memories with these ids and say how many there were.
+
+        Raises `AmbiguousIdError`, and deletes nothing, when several scopes hold an id and `where` does not settle it.
+        """
+        found = await self._with_ids(tenant, list(dict.fromkeys(ids)), where)
+        held: set[str] = set()
+        for memory in found.values():
+            if memory.record.id in held:
+                raise AmbiguousIdError(
+                    f"Several memories have the id {memory.record.id!r}, of different users or namespaces: say whose."
+                )
+            held.add(memory.record.id)
+        return await self._store.delete_keys(list(found))
 
     async def forget_user(self, scope: Scope) -> int:
         """Delete every memory of this user, in all namespaces, and say how many there were."""
         return await self._store.delete_user(scope) if scope.user is not None else 0
 
-    async def _indexed(self, records: Sequence[MemoryRecord]) -> list[IndexedMemory]:
-        vectors = await self._embedder.embed_documents([record.text for record in records])
-        terms = await asyncio.to_thread(_terms_of, records)
-        indexed = zip(records, terms, vectors, strict=True)
-        return [IndexedMemory(record, *both, vector) for record, both, vector in indexed]
+    async def forget_by_policy(
+        self,
+        tenant: str,
+        policy: ForgetPolicy,
+        *,
+        where: Filter,
+        pinned_ids: Collection[str],
+        limit: int,
+        dry_run: bool,
+        now: datetime,
+    ) -> Forgotten:
+        """Delete what the policy gives up of the oldest `limit` memories that pass the filter, superseded ones, too."""
+        return await self._upkeep.forget(
+            tenant, policy, where=where, pinned_ids=pinned_ids, limit=limit, dry_run=dry_run, now=now
+        )
+
+    async def compact(self, tenant: str, *, where: Filter = EVERYTHING) -> int:
+        """Merge memories that say the same and say how many are left of those that pass the filter."""
+        return await self._upkeep.compact(tenant, where=where)
+
+    async def backfill(self, *, batch: int = 200) -> int:
+        """Make anew what an earlier version or another embedding model wrote, and say how many memories that were."""
+        return await self._upkeep.backfill(batch=batch)
+
+    async def _with_ids(self, tenant: str, ids: Sequence[str], where: Filter) -> dict[str, FoundMemory]:
+        every = replace(where, superseded=True)
+        return await self._store.fetch(await self._store.having(tenant, every, field=TagField.ID, values=ids))
 
     def _relevant(
         self, fused: Sequence[Fused], found: dict[str, FoundMemory], terms: Sequence[str], *, candidates: int
@@ -145,20 +239,3 @@ class LongTermMemory:
 def _scored(candidate: Fused, found: dict[str, FoundMemory]) -> ScoredMemory:
     record = found[candidate.key].record
     return ScoredMemory(record, candidate.score, candidate.text_score, candidate.vector_score)
-
-
-def _terms_of(records: Sequence[MemoryRecord]) -> list[tuple[list[str], list[str]]]:
-    """The terms of each record's text and context; in a thread, so with a stemmer of its own."""
-    terms = Terms()
-    return [
-        (
-            terms.of(record.text[:DOCUMENT_CHARS])[:DOCUMENT_TERMS],
-            terms.of(record.context[-DOCUMENT_CHARS:])[-DOCUMENT_TERMS:],
-        )
-        for record in records
-    ]
-
-
-def _ends(text: str, limit: int) -> str:
-    """The text, or of a longer one the beginning and the end, half each."""
-    return text if len(text) <= limit else f"{text[: limit // 2]} {text[len(text) - limit // 2 :]}"

@@ -7,7 +7,11 @@ judges each memory by itself:
     relevance = share of the question's informative words that the memory or its context has + cosine
 
 A memory needs at least `Floor.threshold(n)` of it, which grows with the logarithm of the number of memories that were
-candidates, since among many some resemble anything. Pure arithmetic.
+candidates, since among many some resemble anything.
+
+Code that pages through what it found needs a score that is the same on every page, and that says how good a memory is:
+`blend` takes the cosine as it is, and BM25 relative to the best hit times the share of the question that this best hit
+covers. With the same weights that finds as much: recall@10 is 0.777 either way. Pure arithmetic.
 """
 
 import math
@@ -15,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from memproxy.memory.search import Recency
 from memproxy.records import MemoryType, ScoredMemory
 
 TEXT_SHARE = 0.8
@@ -28,6 +33,8 @@ FULL_QUESTION = 6
 
 LEAST_QUESTION = 1.0
 """The weight of one ordinary word. A question of less, such as "want more", is not covered by the word it has."""
+
+DAY_S = 86_400.0
 
 TIE = 0.01
 """Scores that round to the same multiple of this are a tie."""
@@ -88,6 +95,52 @@ def fuse(
     ]
     scores.sort(key=lambda scored: scored[0], reverse=True)
     return [Fused(key, score, of_best.get(key, 0.0), vector.get(key, lowest)) for score, key in scores[:limit]]
+
+
+@dataclass(frozen=True, slots=True)
+class Blended:
+    """One candidate's scores, the same on every page."""
+
+    key: str
+    score: float
+    """0..1."""
+    cosine: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What decides the order: of those that mean nothing like the question, the nearer still come first."""
+        return self.score, self.cosine
+
+
+def blend(
+    text: Mapping[str, float], vector: Mapping[str, float], *, alpha: float, best_text: float, covered: float
+) -> list[Blended]:
+    """All candidates, best first, ties in the order of keys.
+
+    `text`: key to BM25 score, of which `best_text` is the best and has the share `covered` of the question. `vector`:
+    key to cosine. `alpha`: what the cosine counts against the words.
+    """
+    words = (1 - alpha) * covered / best_text if best_text > 0 else 0.0
+    blended = [
+        Blended(key, alpha * max(vector.get(key, 0.0), 0.0) + words * text.get(key, 0.0), vector.get(key, 0.0))
+        for key in {**text, **vector}
+    ]
+    blended.sort(key=lambda each: (-each.score, -each.cosine, each.key))
+    return blended
+
+
+def with_recency(score: float, *, created_at: float, accessed_at: float, recency: Recency) -> float:
+    """The score with what it counts that a memory is new or was looked at; times in seconds since 1970."""
+    now = recency.now.timestamp()
+    fresh = _halved(now - accessed_at, recency.half_life_access_days)
+    novel = _halved(now - created_at, recency.half_life_created_days)
+    recent = min(max(recency.freshness_weight * fresh + recency.novelty_weight * novel, 0.0), 1.0)
+    return recency.semantic_weight * score + recency.recency_weight * recent
+
+
+def _halved(seconds: float, half_life_days: float) -> float:
+    """What is left of 1 after so long."""
+    return float(2.0 ** -(max(seconds, 0.0) / (half_life_days * DAY_S)))
 
 
 def coverage(weights: Mapping[str, float], terms: AbstractSet[str]) -> float:

@@ -152,7 +152,9 @@ def server_command(files: ServerFiles, *, folder: Path, socket_path: Path) -> tu
     # Until deleted documents are collected, the engine takes words that stand in every document for rare ones
     # (RediSearch MOD-12223); by default it collects only after a hundred deletions.
     collect = ("FORK_GC_CLEAN_THRESHOLD", "1", "FORK_GC_RUN_INTERVAL", "10")
-    return (str(files.server), *words, "--loadmodule", str(files.module), *collect)
+    # A beginning to search for may stand for so many different values; of more the engine silently leaves some out.
+    expand = ("MAXPREFIXEXPANSIONS", "10000000")
+    return (str(files.server), *words, "--loadmodule", str(files.module), *collect, *expand)
 
 
 def ask(socket_path: Path, command: str, *, timeout_s: float = 1.0) -> str:

@@ -1,59 +1,61 @@
 """Write, search and delete memories and their vectors.
 
-A memory is one hash: the record as JSON, which is what comes back, and beside it what the index reads: digests as tags,
-terms, time, vector (`memory_index`). Each is written by one script, so that it is there as a whole or not at all.
-
-A search is two round trips: both ranked lists without any content in one pipeline, then the documents of the few that
-the caller chose. Fetching the documents of all hundred candidates in the first trip costs more than the second trip.
-
-If the store lost the index (FLUSHALL, a restart without its files), the search that notices makes it anew and raises;
-the next one works. Redis' own words are not passed on, since they may quote the query.
+A memory is one document (`memory_documents`). Each is written by one script, so that it is there as a whole or not at
+all. A search is two round trips: both ranked lists without any content in one pipeline, then the documents of the few
+that the caller chose. Fetching the documents of all hundred candidates in the first trip costs more than the second
+trip.
 """
 
-import asyncio
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib import resources
 from typing import Any
 
-import msgspec
-import numpy as np
-import numpy.typing as npt
-from msgspec.structs import replace
-from redis import exceptions
 from redis.asyncio import Redis
-from redisvl.exceptions import RedisVLError  # type: ignore[import-untyped]  # redisvl ships no types
-from redisvl.index import AsyncSearchIndex  # type: ignore[import-untyped]  # redisvl ships no types
 
-from memproxy.errors import StoreError, StoreUnavailableError, StoreUnfitError
+from memproxy.errors import StoreError
 from memproxy.records import MemoryRecord, Scope
 from memproxy.storage import memory_index, schema
 from memproxy.storage.connection import translated
-from memproxy.storage.memory_index import Filter
+from memproxy.storage.memory_changes import CONFLICT, Change, Put, Swap, by_partition, changing
+from memproxy.storage.memory_documents import (
+    FIELDS,
+    FoundMemory,
+    IndexedMemory,
+    Vector,
+    packed_vector,
+    read_document,
+)
+from memproxy.storage.memory_filter import Filter, TagField, any_of, of_scope
+from memproxy.storage.memory_index import Argument, Made
+from memproxy.storage.outdated import OutdatedMemories
+from memproxy.storage.paging import Window
+from memproxy.storage.query_engine import QueryEngine, checked
 
-Vector = npt.NDArray[np.float32]
+log = logging.getLogger(__name__)
 
 PAGE = 1000
 """Memories found and deleted at a time when a user is erased."""
 
-POLL_S = 0.02
-"""How often to look whether the index has read what was there before it."""
+WRITTEN_AT_ONCE = 50
+"""Memories in one script: it holds up all other commands for 2 to 3 ms."""
 
-_MISSING_INDEX = ("no such index", "unknown index name", "index not found", "search_index_not_found")
-"""How versions of the query engine say that the index is not there, in lower case."""
+SENT_AT_ONCE = 20
+"""Scripts in one pipeline."""
 
+ASKED_AT_ONCE = 200
+"""Ids or hashes in one query."""
 
-@dataclass(frozen=True, slots=True)
-class IndexedMemory:
-    """A memory with what makes it findable. `vector`: (dims,) float32, unit length."""
+MOST_HOLDERS = 100_000
+"""Memories of a tenant that have one of so many ids or hashes."""
 
-    record: MemoryRecord
-    text_terms: Sequence[str]
-    context_terms: Sequence[str]
-    vector: Vector
+SENT_EACH = 200
+"""Scripts in one pipeline that change one memory each."""
+
+ACCESS_REST_S = 900
+"""After one access the next is noted so much later: each note replaces a document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +69,20 @@ class Hits:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundMemory:
-    """A memory as it is stored, with the terms of its text and context, by which a caller may judge the match."""
+class Ranked:
+    """The heads of two ranked lists by document key, best first: BM25 scores and cosine similarities."""
 
-    record: MemoryRecord
-    terms: frozenset[str]
-    raw: bytes
-    """The record's bytes, by which `rewrite` sees whether it is still the same."""
+    text: dict[str, float]
+    vector: dict[str, float]
+    total: int
+    """How many memories can be ranked."""
+    text_is_whole: bool
+    vector_is_whole: bool
 
-
-async def require_query_engine(redis: Redis) -> None:
-    """Raise `StoreUnfitError` if the store can't search."""
-    try:
-        with translated("asking for the query engine"):
-            await redis.execute_command("FT._LIST")  # type: ignore[no-untyped-call]  # redis-py's gap
-    except StoreUnavailableError:
-        raise
-    except StoreError as error:
-        raise StoreUnfitError(
-            "The store answers, but has no query engine (FT.* commands), which long-term memory needs. Use Redis 8 or"
-            " newer, Redis Stack, Redis Cloud or Redis Enterprise with search, or leave the Redis URL unset to use the"
-            f" embedded store. Its answer: {error}"
-        ) from error
+    @property
+    def are_whole(self) -> bool:
+        """Whether nothing is left that could be ranked."""
+        return self.text_is_whole and self.vector_is_whole
 
 
 class LongTermStore:
@@ -96,52 +90,63 @@ class LongTermStore:
 
     def __init__(self, redis: Redis, *, model: str, dims: int) -> None:
         self._redis = redis
-        self._dims = dims
-        self._name = memory_index.index_name(model, dims)
-        self._vector_field = memory_index.vector_field(model, dims)
-        self._index = AsyncSearchIndex(memory_index.index_schema(model, dims), redis_client=redis)
+        self._made = Made(model, dims)
+        self._name = self._made.index_name
+        self._engine = QueryEngine(redis, self._made)
+        self.outdated = OutdatedMemories(redis, self._engine, self._made)
         scripts = resources.files("memproxy.storage") / "lua"
-        self._remember = (scripts / "remember.lua").read_text("utf-8")
-        self._rewrite = (scripts / "rewrite_memory.lua").read_text("utf-8")
+        self._write = (scripts / "write_memories.lua").read_text("utf-8")
+        self._touch = (scripts / "touch_memories.lua").read_text("utf-8")
         self._read_memories = (scripts / "read_memories.lua").read_text("utf-8")
-        self._decoder = msgspec.json.Decoder(MemoryRecord)
 
     async def ensure_index(self, *, deadline_s: float = 60.0) -> None:
-        """Make the index unless it is there, and wait until it has read all memories; any number may call at once.
-
-        Raises `StoreUnfitError` if the query engine does not take our queries. Searches while an index reads what was
-        there before may miss memories, and documents loaded meanwhile may be counted twice.
-        """
-        await self._create_index()
-        try:
-            async with asyncio.timeout(deadline_s):
-                while await self._is_indexing():  # noqa: ASYNC110  the server does not tell when it is ready
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            raise StoreUnavailableError(f"Index {self._name} was not ready within {deadline_s} s.") from None
-        await self._try_queries()
+        """Make the index unless it is there, and wait until it has read all memories: see `QueryEngine`."""
+        await self._engine.ensure_index(deadline_s=deadline_s)
 
     async def write(self, memories: Sequence[IndexedMemory]) -> int:
-        """Store memories and say how many are new; an equal id is replaced and keeps its first time. One round trip."""
-        if not memories:
+        """Store memories and say how many are new; an equal id is replaced and keeps its first time.
+
+        One round trip for each thousand.
+        """
+        puts = by_partition((schema.memory_key(each.record.scope, each.record.id), Put(each)) for each in memories)
+        scripts = [
+            ["EVAL", self._write, *changing(part[at : at + WRITTEN_AT_ONCE], self._made)]
+            for part in puts.values()
+            for at in range(0, len(part), WRITTEN_AT_ONCE)
+        ]
+        new = 0
+        for at in range(0, len(scripts), SENT_AT_ONCE):
+            with translated("storing memories"):
+                new += sum(await self._sent(scripts[at : at + SENT_AT_ONCE]))
+        return new
+
+    async def change(self, changes: Sequence[Change], *, mark: str | None = None) -> int | None:
+        """Make changes to one user's memories, all or none, and say how many are new; one round trip.
+
+        None when somebody else changed or deleted what was read: then nothing is written. With a mark that was set
+        before, nothing is written, and nothing is new; else it is set for a week.
+        """
+        if not changes:
             return 0
-        pipe = self._pipeline()
-        for memory in memories:
-            key = schema.memory_key(memory.record.scope, memory.record.id)
-            pipe.execute_command("EVAL", self._remember, 1, key, *self._arguments(memory))
-        with translated("storing memories"):
-            return sum(_checked(await pipe.execute(raise_on_error=False)))
+        with translated("changing memories"):
+            (new,) = await self._sent([["EVAL", self._write, *changing(changes, self._made, mark=mark)]])
+        return None if new == CONFLICT else max(new, 0)
+
+    async def change_each(self, changes: Sequence[Change]) -> list[bool]:
+        """Make changes, each by itself, and say which were made: not where what was read changed since."""
+        scripts = [["EVAL", self._write, *changing([change], self._made)] for change in changes]
+        made: list[bool] = []
+        for at in range(0, len(scripts), SENT_EACH):
+            with translated("changing memories"):
+                made += [reply != CONFLICT for reply in await self._sent(scripts[at : at + SENT_EACH])]
+        return made
 
     async def rewrite(self, memory: IndexedMemory, *, known: FoundMemory) -> bool:
-        """Store a memory anew in place of what was found under its id; it keeps its first time. One round trip.
+        """Store a memory anew in place of what was found under its id. One round trip.
 
         False when that was changed or deleted meanwhile: then nothing is written.
         """
-        key = schema.memory_key(memory.record.scope, memory.record.id)
-        _, *fields = self._arguments(memory)
-        command: list[Any] = ["EVAL", self._rewrite, 1, key, known.raw, *fields]
-        with translated("changing a memory"):
-            return bool(await self._redis.execute_command(*command))  # type: ignore[no-untyped-call]  # redis-py's gap
+        return await self.change([Swap(memory, known)]) is not None
 
     async def search(
         self,
@@ -159,31 +164,151 @@ class LongTermStore:
         `counted`: how far to count the candidates; counting 310 costs 0.1 ms more than counting 50.
         """
         excluded = {schema.memory_key(scope, memory_id) for memory_id in excluded_ids}
-        selected = memory_index.selection(scope, where)
+        selected = memory_index.selection(scope.tenant, where.and_(*of_scope(scope)))
         wanted = limit + len(excluded)
-        pipe = self._pipeline()
+        queries = []
         if terms:
-            pipe.execute_command(*memory_index.text_search(self._name, selected, terms, limit=wanted))
+            queries.append(memory_index.text_search(self._name, selected, terms, limit=wanted))
         if vector is not None:
-            packed, nearest = self._packed(vector), max(wanted, counted)
-            near = memory_index.vector_search(
-                self._name, selected, packed, field=self._vector_field, nearest=nearest, limit=wanted
-            )
-            pipe.execute_command(*near)
-        replies = await self._queried(pipe) if terms or vector is not None else []
+            queries.append(self._near(selected, vector, nearest=max(wanted, counted), limit=wanted))
+        replies = await self._engine.ask(queries)
         by_text = memory_index.read_scores(replies[0]) if terms else {}
         by_vector = memory_index.read_distances(replies[-1]) if vector is not None else {}
         candidates = int(replies[-1][0]) if replies else 0
         return Hits(_without(by_text, excluded, limit), _without(by_vector, excluded, limit), candidates)
 
-    async def fetch(self, keys: Sequence[str]) -> dict[str, FoundMemory]:
-        """One user's documents under these keys, in this order; what is gone is left out. One round trip."""
-        if not keys:
-            return {}
-        command: list[Any] = ["EVAL", self._read_memories, len(keys), *keys, "record", "created_at", "text", "ctx"]
-        with translated("reading memories"):
-            rows = await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's gap
-        return {key: self._read(*row) for key, row in zip(keys, rows, strict=True) if row[0] is not None}
+    async def rank(
+        self,
+        tenant: str,
+        where: Filter,
+        *,
+        terms: Sequence[str],
+        phrases: Sequence[Sequence[str]],
+        vector: Vector | None,
+        depth: int,
+    ) -> Ranked:
+        """The best `depth` memories of a tenant by text and by vector, without content. One round trip.
+
+        `phrases`: rows of terms that a memory's text must have. Terms or vector may be missing, not both.
+        """
+        selected = memory_index.with_phrases(memory_index.selection(tenant, where), phrases)
+        depth = min(depth, memory_index.MOST_RESULTS)
+        queries = []
+        if terms:
+            queries.append(memory_index.text_search(self._name, selected, terms, limit=depth, patient=True))
+        if vector is not None:
+            rankable = memory_index.with_vector_or_term(selected, self._made, terms)
+            queries += [
+                memory_index.some(self._name, rankable, limit=0),
+                self._near(selected, vector, nearest=depth, limit=depth, patient=True),
+            ]
+        replies = await self._engine.ask(queries)
+        text = memory_index.read_scores(replies[0]) if terms else {}
+        near = memory_index.read_distances(replies[-1]) if vector is not None else {}
+        total = int(replies[0][0]) if vector is None else int(replies[-2][0])
+        return Ranked(
+            text,
+            near,
+            total,
+            text_is_whole=not terms or len(text) >= int(replies[0][0]) or depth >= total,
+            vector_is_whole=vector is None or len(near) < depth or depth >= total,
+        )
+
+    async def lacking(
+        self, tenant: str, where: Filter, heads: Ranked, *, terms: Sequence[str], vector: Vector | None
+    ) -> Ranked:
+        """The heads, in which whatever stands in one list stands in the other, too. One round trip, if any.
+
+        Numbers come from the engine for all: others would differ in the last digits, and order ties by chance.
+        """
+        selected = memory_index.selection(tenant, where)
+        unscored = [] if heads.text_is_whole else [key for key in heads.vector if key not in heads.text]
+        unmeasured = [] if heads.vector_is_whole else [key for key in heads.text if key not in heads.vector]
+        queries = []
+        if unscored:
+            queries.append(memory_index.text_search(self._name, selected, terms, limit=len(unscored), keys=unscored))
+        if unmeasured and vector is not None:
+            queries.append(
+                self._near(selected, vector, nearest=len(unmeasured), limit=len(unmeasured), keys=unmeasured)
+            )
+        replies = await self._engine.ask(queries)
+        text = memory_index.read_scores(replies[0]) if unscored else {}
+        near = memory_index.read_distances(replies[-1]) if unmeasured else {}
+        return replace(heads, text=heads.text | text, vector=heads.vector | near)
+
+    async def listing(
+        self, tenant: str, where: Filter, *, offset: int, limit: int, newest_first: bool = True
+    ) -> tuple[int, list[str]]:
+        """How many memories pass the filter, and the keys of a part of them in the order of creation.
+
+        What was created at the same moment stands in the order of keys: see `Window`.
+        """
+        selected = memory_index.selection(tenant, where)
+        window = Window(offset, offset + limit).within(memory_index.MOST_RESULTS)
+        while window is not None:
+            query = memory_index.listing(
+                self._name, selected, offset=window.begin, limit=window.length, newest_first=newest_first
+            )
+            total, rows = memory_index.read_page((await self._engine.ask([query]))[0])
+            if (keys := window.cut(rows, total=total)) is not None:
+                return total, keys
+            window = window.wider().within(memory_index.MOST_RESULTS)
+        return await self.count(tenant, where), []
+
+    async def having(self, tenant: str, where: Filter, *, field: TagField, values: Sequence[str]) -> list[str]:
+        """The keys of the memories that have one of these values and pass the filter; for ids and hashes."""
+        keys: list[str] = []
+        for at in range(0, len(values), ASKED_AT_ONCE):
+            part = where.and_(any_of(field, values[at : at + ASKED_AT_ONCE]))
+            query = memory_index.some(self._name, memory_index.selection(tenant, part), limit=MOST_HOLDERS)
+            keys += memory_index.read_keys((await self._engine.ask([query]))[0])[1]
+        return keys
+
+    async def near_each(
+        self, scope: Scope, vectors: Sequence[Vector | None], *, where: Filter, limit: int
+    ) -> list[dict[str, float]]:
+        """For each vector the keys of the nearest memories of a scope with their cosines; for None, nothing."""
+        selected = memory_index.selection(scope.tenant, where.and_(*of_scope(scope)))
+        asked = [vector for vector in vectors if vector is not None]
+        queries = [self._near(selected, vector, nearest=limit, limit=limit) for vector in asked]
+        replies = iter(await self._engine.ask(queries))
+        return [{} if vector is None else memory_index.read_distances(next(replies)) for vector in vectors]
+
+    async def count(self, tenant: str, where: Filter) -> int:
+        """How many memories pass the filter."""
+        query = memory_index.some(self._name, memory_index.selection(tenant, where), limit=0)
+        return memory_index.read_keys((await self._engine.ask([query]))[0])[0]
+
+    async def scopes(self, tenant: str, where: Filter) -> list[Scope]:
+        """The scopes that have memories which pass the filter. Two round trips."""
+        query = memory_index.one_of_each_scope(self._name, memory_index.selection(tenant, where))
+        ((_, *rows),) = await self._engine.ask([query])
+        found = await self.fetch([row[-1].decode() for row in rows], only_readable=True)
+        return [memory.record.scope for memory in found.values()]
+
+    async def fetch(
+        self, keys: Sequence[str], *, with_vectors: bool = False, only_readable: bool = False
+    ) -> dict[str, FoundMemory]:
+        """The documents under these keys, in this order; what is gone is left out. One round trip.
+
+        Raises `StoreError` for one that can't be read, unless `only_readable` leaves it out.
+        """
+        fields = (*FIELDS, self._made.vector_field) if with_vectors else FIELDS
+        found = {}
+        for key, row in (await self._read(keys, fields)).items():
+            try:
+                if row[0] is not None:
+                    found[key] = read_document(row, self._made)
+            except StoreError as error:
+                if not only_readable:
+                    raise
+                log.warning("%s: %s", key, error)
+        return found
+
+    async def times(self, keys: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """When these memories were created and looked at last, in seconds since 1970. One round trip."""
+        rows = await self._read(keys, ("created_at", "last_accessed"))
+        return {key: (float(row[0]), float(row[1] or row[0])) for key, row in rows.items() if row[0] is not None}
 
     async def find(self, scope: Scope, memory_id: str) -> FoundMemory | None:
         """The memory with this id, if there is one. One round trip."""
@@ -194,19 +319,23 @@ class LongTermStore:
         found = await self.fetch([schema.memory_key(scope, memory_id) for memory_id in ids])
         return [memory.record for memory in found.values()]
 
-    async def newest(
-        self, scope: Scope, *, limit: int, offset: int = 0, where: Filter
-    ) -> tuple[int, list[MemoryRecord]]:
-        """How many memories pass the filter, and one page of them, newest first. Two round trips."""
-        selected = memory_index.selection(scope, where)
-        pipe = self._pipeline()
-        pipe.execute_command(*memory_index.listing(self._name, selected, offset=offset, limit=limit))
-        total, keys = memory_index.read_keys((await self._queried(pipe))[0])
-        return total, [memory.record for memory in (await self.fetch(keys)).values()]
+    async def touch(self, keys: Sequence[str], *, now: datetime) -> int:
+        """Note that these memories were looked at, and say for how many: not for what is gone or was just noted."""
+        scripts: list[list[Any]] = [
+            ["EVAL", self._touch, len(part), *part, memory_index.moment(now), ACCESS_REST_S]
+            for part in by_partition((key, key) for key in keys).values()
+        ]
+        with translated("noting accesses"):
+            return sum(await self._sent(scripts))
 
     async def delete(self, scope: Scope, ids: Sequence[str]) -> int:
         """Delete the memories with these ids and say how many there were. One round trip."""
-        return await self._unlink([schema.memory_key(scope, memory_id) for memory_id in ids])
+        return await self.delete_keys([schema.memory_key(scope, memory_id) for memory_id in ids])
+
+    async def delete_keys(self, keys: Sequence[str]) -> int:
+        """Delete the documents under these keys and say how many there were. One round trip."""
+        with translated("deleting memories"):
+            return sum(await self._sent([["UNLINK", key] for key in keys]))
 
     async def delete_user(self, scope: Scope) -> int:
         """Delete every memory of this user, in all namespaces, and say how many there were.
@@ -216,130 +345,46 @@ class LongTermStore:
         await self.ensure_index()
         deleted = 0
         while True:
-            pipe = self._pipeline()
-            every = memory_index.everything_of_user(scope)
-            pipe.execute_command(*memory_index.listing(self._name, every, offset=0, limit=PAGE))
-            _, keys = memory_index.read_keys((await self._queried(pipe))[0])
-            gone = await self._unlink(keys)
+            query = memory_index.some(self._name, memory_index.everything_of_user(scope), limit=PAGE)
+            _, keys = memory_index.read_keys((await self._engine.ask([query]))[0])
+            gone = await self.delete_keys(keys)
             deleted += gone
             if not gone:
                 return deleted
 
-    def _pipeline(self) -> Any:
-        return self._redis.pipeline(transaction=False)
+    async def _sent(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        if not commands:
+            return []
+        pipe: Any = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        return checked(await pipe.execute(raise_on_error=False))
 
-    async def _unlink(self, keys: Sequence[str]) -> int:
-        if not keys:
-            return 0
-        pipe = self._pipeline()
-        for key in keys:
-            pipe.execute_command("UNLINK", key)
-        with translated("deleting memories"):
-            return sum(_checked(await pipe.execute(raise_on_error=False)))
-
-    async def _queried(self, pipe: Any) -> list[Any]:
-        """The replies of a pipeline of queries; an index that is not there is made anew before raising."""
-        with translated("searching memories"):
-            replies = await pipe.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, exceptions.ResponseError):
-                if _is_missing_index(reply):
-                    await self._create_index()
-                    raise StoreError(f"The store had lost index {self._name}. It is made anew; search again.")
-                raise StoreError(f"The query engine refused a search of index {self._name}.") from reply
-        with translated("searching memories"):
-            return _checked(replies)
-
-    async def _create_index(self) -> None:
-        try:
-            with translated("making the index of memories"), _unwrapped():
-                await self._index.create(overwrite=False)
-        except StoreError as error:
-            if "already exists" not in str(error):  # another process was faster
-                raise
-
-    async def _is_indexing(self) -> bool:
-        with translated("looking at the index of memories"), _unwrapped():
-            info = await self._index.info()
-        return bool(int(info["indexing"]))
-
-    async def _try_queries(self) -> None:
-        """Search for nothing in particular, to learn at start whether the engine takes our queries."""
-        nobody = Scope("", None)
-        try:
-            await self.search(nobody, ["x"], vector=np.ones(self._dims, np.float32), limit=1, where=Filter())
-        except StoreUnavailableError:
-            raise
-        except StoreError as error:
-            raise StoreUnfitError(
-                f"The store's query engine does not take memproxy's queries ({error.__cause__ or error}). They need the"
-                " scorer BM25STD, dialect 2 and vectors: RediSearch 2.10 or newer, as in Redis 8 and Redis Stack 7.4."
-            ) from error
-
-    def _arguments(self, memory: IndexedMemory) -> list[str | bytes]:
-        record = memory.record
-        scope = record.scope
-        fields: dict[str, str | bytes] = {
-            "record": _as_json(record),
-            "user": schema.user_tag(scope),
-            "namespace": schema.namespace_tag(scope),
-            "type": record.type.value,
-            "text": " ".join(memory.text_terms),
-            "ctx": " ".join(memory.context_terms),
-            self._vector_field: self._packed(memory.vector),
+    async def _read(self, keys: Sequence[str], fields: Sequence[str]) -> dict[str, list[bytes | None]]:
+        parts = list(by_partition((key, key) for key in keys).values())
+        scripts = [["EVAL", self._read_memories, len(part), *part, *fields] for part in parts]
+        with translated("reading memories"):
+            replies = await self._sent(scripts)
+        read = {
+            key: row for part, rows in zip(parts, replies, strict=True) for key, row in zip(part, rows, strict=True)
         }
-        if not memory.vector.any():  # nothing is near to a text without known words, and its cosine would be no number
-            del fields[self._vector_field]
-        if record.session is not None:
-            fields["session"] = schema.session_tag(scope, record.session)
-        if record.topics:
-            fields["topics"] = memory_index.tags_of(scope, "topic", record.topics)
-        if record.entities:
-            fields["entities"] = memory_index.tags_of(scope, "entity", record.entities)
-        return [repr(record.created_at.timestamp()), *(part for pair in fields.items() for part in pair)]
+        return {key: read[key] for key in keys}
 
-    def _packed(self, vector: Vector) -> bytes:
-        if vector.shape != (self._dims,):
-            raise StoreError(f"A vector of shape {vector.shape} does not fit index {self._name}.")
-        return vector.astype(np.float32, copy=False).tobytes()
-
-    def _read(self, raw: bytes, created_at: bytes, text: bytes, context: bytes) -> FoundMemory:
-        try:
-            record = self._decoder.decode(raw)
-        except msgspec.DecodeError as error:
-            raise StoreError("A stored memory can't be read; was it written by a newer memproxy?") from error
-        first = datetime.fromtimestamp(float(created_at), UTC)
-        terms = frozenset(f"{text.decode()} {context.decode()}".split())
-        return FoundMemory(replace(record, created_at=first), terms, raw)
-
-
-def _as_json(record: MemoryRecord) -> bytes:
-    try:
-        return msgspec.json.encode(record)
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can bring and UTF-8 can't hold
-        return json.dumps(msgspec.to_builtins(record), ensure_ascii=False).encode("utf-8", "replace")
-
-
-@contextmanager
-def _unwrapped() -> Iterator[None]:
-    """Raise what redisvl wrapped: our translation goes by redis-py's own exceptions."""
-    try:
-        yield
-    except RedisVLError as error:
-        raise error.__cause__ or StoreError(str(error)) from error
-
-
-def _checked(replies: list[Any]) -> list[Any]:
-    """The replies, or the first error among them; a pipeline's own error message would quote the whole command."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies
-
-
-def _is_missing_index(error: exceptions.ResponseError) -> bool:
-    message = str(error).lower()
-    return any(words in message for words in _MISSING_INDEX)
+    def _near(
+        self,
+        selected: str,
+        vector: Vector,
+        *,
+        nearest: int,
+        limit: int,
+        keys: Sequence[str] = (),
+        patient: bool = False,
+    ) -> list[Argument]:
+        packed = packed_vector(vector, self._made)
+        field = self._made.vector_field
+        return memory_index.vector_search(
+            self._name, selected, packed, field=field, nearest=nearest, limit=limit, keys=keys, patient=patient
+        )
 
 
 def _without(ranked: dict[str, float], excluded: set[str], limit: int) -> dict[str, float]:

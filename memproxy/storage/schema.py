@@ -15,14 +15,28 @@ another, and nothing that a client sent is readable in a key.
 | `pin` | hash | position in the log -> the block injected there | session |
 | `sys` | string | the instructions that the session came with last | session |
 | `data` | hash | what the agent noted for the session: name -> JSON | session |
+| `mem` | hash | memories that code put beside the session: `m:`id -> JSON, `p:`id -> when it was stored as one | session |
+| `threads` | set | the session's other threads, by what their keys end in | session |
+| `card` | hash | how a session is listed; indexed by the query engine | session |
+| `read` | hash | what readers of the session have seen, until they write it back | 10 minutes |
 | `c` | string | conversation chain: digest of a prefix -> its session | chain |
 | `r` | string | a request's receipt | receipt |
 | `tool` | hash | results of tool calls that a session, user or tenant may be given | its longest-lived result |
 | `m` | hash | one memory; indexed by the query engine | permanent |
+| `done` | string | that the memories of a turn are stored | 7 days |
 | `q` | stream | turns waiting to be learned from, a stream a stage | permanent, trimmed when acknowledged |
 | `dead` | stream | turns that could not be learned from, a stream a stage | permanent, bounded |
+| `lease` | string | which worker works on a partition's turns, a lease a stage | the lease |
+| `workers` | zset | the workers of a stage, by when they were heard last | the lease |
 | `secret` | string | what keys the digests of credentials | permanent |
 | `stats` | hash | what became of tool calls, by tool | permanent, bounded |
+| `view` | hash | a tenant's summary views, by id | permanent, bounded |
+| `part` | hash | a view's summaries, one for each group of memories | permanent, bounded; goes with its view |
+| `due` | zset | views that are kept fresh, by when they are looked at next | permanent, bounded by the views |
+| `check` | string, stream | nothing: what `memproxy doctor` tries to write | 10 s |
+| `spent` | string | the tokens that the background model cost a tenant on one day | 2 days |
+| `line` | hash | lines of a user's messages, as digests: in which sessions each came | 30 days |
+| `task` | string | a run of a view that was asked for, and how it goes | 7 days |
 """
 
 import hashlib
@@ -33,12 +47,14 @@ from memproxy.records import Scope, SessionKey
 PARTITIONS = 16
 """Enough shards for a large cluster, few enough for one worker to read all streams in one call."""
 
-PERMANENT = frozenset({"m", "q", "dead", "secret", "stats"})
+PERMANENT = frozenset({"m", "q", "dead", "secret", "stats", "view", "part", "due"})
 """Kinds without a time to live; every other key expires."""
 
 MEMORY_PREFIX = "mp:m:"
+CARD_PREFIX = "mp:card:"
 SECRET_KEY = "mp:secret:credentials"  # noqa: S105  a key's name, not a secret
 TOOL_COUNTS_KEY = "mp:stats:tools"
+CHECK_PREFIX = "mp:check:"
 
 GROUP = "memproxy"
 """The consumer group on every stream of turns."""
@@ -79,7 +95,7 @@ def key(kind: str, scope: Scope, *parts: str | None) -> str:
 
 
 def session_key(kind: str, session: SessionKey) -> str:
-    """A key of one session's; `kind` is one of s, log, idx, pin, sys, data."""
+    """A key of one session's; `kind` is one of s, log, idx, pin, sys, of its main thread also data, mem, card, read."""
     return key(kind, session.scope, session.session, session.thread)
 
 
@@ -111,6 +127,11 @@ def memory_key(scope: Scope, memory_id: str) -> str:
     return key("m", scope, memory_id)
 
 
+def done_key(scope: Scope, mark: str) -> str:
+    """The mark that says that some work on this user's memories is done."""
+    return key("done", Scope(scope.tenant, scope.user), mark)
+
+
 def queue_key(partition: str, stage: str = "turns") -> str:
     """The stream of turns of one partition that wait for one stage of learning; new turns go to the first, "turns"."""
     return f"mp:q:{{{partition}}}:{stage}"
@@ -121,16 +142,41 @@ def dead_key(partition: str, stage: str = "turns") -> str:
     return f"mp:dead:{{{partition}}}:{stage}"
 
 
-def user_tag(scope: Scope) -> str:
-    """The value of the index's `user` field: a digest, since raw values with NUL or blanks are not isolated."""
-    return digest_of("user", scope.tenant, scope.user)
+def lease_key(partition: str, stage: str) -> str:
+    """Which worker may work on one stage's turns of one partition."""
+    return f"mp:lease:{{{partition}}}:{stage}"
 
 
-def namespace_tag(scope: Scope) -> str:
-    """The value of the index's `namespace` field."""
-    return digest_of("namespace", scope.tenant, scope.namespace)
+def workers_key(stage: str) -> str:
+    """Who works at one stage."""
+    return f"mp:workers:{stage}"
 
 
-def session_tag(scope: Scope, session: str) -> str:
-    """The value of the index's `session` field."""
-    return digest_of("session", scope.tenant, scope.user, session)
+def views_key(tenant: str) -> str:
+    """A tenant's summary views."""
+    return key("view", Scope(tenant, None))
+
+
+def summaries_key(tenant: str, view_id: str) -> str:
+    """The summaries of one view."""
+    return key("part", Scope(tenant, None), view_id)
+
+
+def due_key(partition: str) -> str:
+    """The views of one partition's tenants that are kept fresh."""
+    return f"mp:due:{{{partition}}}:views"
+
+
+def spent_key(tenant: str, day: str) -> str:
+    """What the background model cost this tenant on this day."""
+    return key("spent", Scope(tenant, None), day)
+
+
+def lines_key(scope: Scope) -> str:
+    """The lines that came in this user's messages, in all namespaces: a template is one wherever it is used."""
+    return key("line", Scope(scope.tenant, scope.user))
+
+
+def task_key(tenant: str, task_id: str) -> str:
+    """One task; readable only with the same tenant's credential."""
+    return key("task", Scope(tenant, None), task_id)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,12 +14,14 @@ from redis.asyncio import Redis
 from typing_extensions import override
 
 from memproxy.embedding import LocalEmbedder
-from memproxy.errors import StoreError
+from memproxy.errors import AmbiguousIdError, StoreError
 from memproxy.memory.long_term import LongTermMemory
 from memproxy.memory.ranking import Floor
 from memproxy.records import MemoryRecord, MemoryType, Scope
-from memproxy.storage.long_term import FoundMemory, IndexedMemory, LongTermStore
-from memproxy.storage.memory_index import Filter
+from memproxy.storage.long_term import LongTermStore
+from memproxy.storage.memory_documents import FoundMemory, IndexedMemory
+from memproxy.storage.memory_filter import Filter, TagField, any_of, none_of, of_scope
+from memproxy.storage.schema import digest_of, memory_key
 
 ALICE = Scope("tenant", "alice")
 BOB = Scope("tenant", "bob")
@@ -115,19 +118,16 @@ async def test_the_words_before_a_message_help_to_find_it(memory: LongTermMemory
     assert await texts(memory, "Which kettle did I like?") == ["Yes, the blue one"]
 
 
-async def test_without_a_user_nothing_is_written_or_found(memory: LongTermMemory, redis: Redis) -> None:
-    """Strangers must not share a memory."""
-    assert await memory.remember([fact("tea", scope=NOBODY)]) == 0
-    assert await redis.keys("mp:m:*") == []
+async def test_without_a_user_nothing_is_found(memory: LongTermMemory) -> None:
+    """Strangers must not share a memory: only code that asks for those of nobody gets them."""
+    await memory.remember([fact("tea", scope=NOBODY), fact("milk")])
     assert await texts(memory, "tea", scope=NOBODY) == []
-    assert await memory.get(NOBODY, ["tea"]) == []
     assert await memory.newest(NOBODY, limit=5) == (0, [])
-    assert await memory.forget(NOBODY, ["tea"]) == 0
     assert await memory.forget_user(NOBODY) == 0
-
-
-async def test_records_without_user_do_not_hold_up_the_others(memory: LongTermMemory) -> None:
-    assert await memory.remember([fact("tea", scope=NOBODY), fact("tea")]) == 1
+    assert await memory.get(NOBODY, ["tea"]) == [fact("tea", scope=NOBODY)]
+    edited = await memory.edit(NOBODY, "tea", lambda known: changed(known, text="green tea"))
+    assert edited == changed(fact("tea", scope=NOBODY), text="green tea")
+    assert await memory.forget(NOBODY, ["tea"]) == 1
 
 
 async def test_remembering_twice_is_remembering_once(memory: LongTermMemory) -> None:
@@ -140,7 +140,7 @@ async def test_remembering_twice_is_remembering_once(memory: LongTermMemory) -> 
 async def test_the_current_session_and_known_ids_are_left_out(memory: LongTermMemory) -> None:
     """What stands in the request, or was injected before, is not told again."""
     await memory.remember([fact("green tea", session="now"), fact("black tea", session="then"), fact("white tea")])
-    where = Filter(excluded_sessions=("now",))
+    where = Filter((none_of(TagField.SESSION, ["now"]),))
     found = await memory.search(ALICE, "which tea?", limit=5, where=where, excluded_ids=["white tea"])
     assert [one.record.text for one in found] == ["black tea"]
 
@@ -150,9 +150,11 @@ async def test_a_memory_deleted_meanwhile_is_not_told(redis: Redis, embedder: Lo
 
     class Forgetful(LongTermStore):
         @override
-        async def fetch(self, keys: Sequence[str]) -> dict[str, FoundMemory]:
+        async def fetch(
+            self, keys: Sequence[str], *, with_vectors: bool = False, only_readable: bool = False
+        ) -> dict[str, FoundMemory]:
             await self.delete(ALICE, ["green tea"])
-            return await super().fetch(keys)
+            return await super().fetch(keys, with_vectors=with_vectors, only_readable=only_readable)
 
     store = Forgetful(redis, model=embedder.name, dims=embedder.dims)
     await store.ensure_index()
@@ -321,3 +323,96 @@ async def test_any_text_can_be_remembered(memory: LongTermMemory, text: str, con
     assert await memory.remember([record]) == 1
     assert await memory.get(ALICE, ["m"]) == [record]
     assert await memory.forget_user(ALICE) == 1
+
+
+async def test_memories_are_found_by_id_below_the_tenant(memory: LongTermMemory) -> None:
+    """Code knows an id, and not always whose it is; several may have called something alike."""
+    await memory.remember([fact("tea"), fact("tea", scope=BOB), fact("tea", scope=AT_WORK), fact("milk")])
+    await memory.remember([fact("tea", scope=Scope("other", "alice"))])
+    assert {found.scope for found in await memory.by_id("tenant", "tea")} == {ALICE, BOB, AT_WORK}
+    assert await memory.by_id("tenant", "tea", where=Filter(of_scope(BOB))) == [fact("tea", scope=BOB)]
+    assert await memory.by_id("tenant", "te") == []
+
+
+async def test_a_superseded_memory_is_found_by_its_id(memory: LongTermMemory) -> None:
+    """What it said can be looked up."""
+    await memory.remember([fact("old")])
+    await memory.supersede([fact("new")], {"new": ["old"]})
+    (old,) = await memory.by_id("tenant", "old")
+    assert old.superseded_by == "new"
+
+
+async def test_deleting_by_id_asks_whose_it_is_when_that_is_not_clear(memory: LongTermMemory) -> None:
+    """Nothing of another user goes by mistake."""
+    await memory.remember([fact("tea"), fact("tea", scope=BOB), fact("milk")])
+    with pytest.raises(AmbiguousIdError, match="'tea'"):
+        await memory.delete_ids("tenant", ["milk", "tea"])
+    assert await memory.get(ALICE, ["milk", "tea"]) == [fact("milk"), fact("tea")]
+    of_alice = Filter((any_of(TagField.USER, ["alice"]),))
+    assert await memory.delete_ids("tenant", ["milk", "tea", "tea", "unknown"], where=of_alice) == 2
+    assert await memory.delete_ids("other", ["tea"]) == 0
+    assert await memory.delete_ids("tenant", []) == 0
+    assert await memory.get(BOB, ["tea"]) == [fact("tea", scope=BOB)]
+
+
+async def test_looking_at_a_memory_is_noted_now_and_then(memory: LongTermMemory) -> None:
+    """What is looked at stays; each note costs the index, so a busy hour counts as four."""
+    await memory.remember([fact("tea"), fact("milk")])
+    notes = [await memory.touch([fact("tea")], now=NOON + timedelta(minutes=minute)) for minute in (1, 2, 15, 16, 40)]
+    assert notes == [1, 0, 0, 1, 1]
+    (tea, milk) = await memory.get(ALICE, ["tea", "milk"])
+    assert (tea.access_count, tea.last_accessed) == (3, NOON + timedelta(minutes=40))
+    assert (milk.access_count, milk.last_accessed) == (0, None)
+    assert await texts(memory, "tea") == ["tea"]
+
+
+async def test_looking_at_what_was_deleted_does_not_bring_it_back(memory: LongTermMemory, redis: Redis) -> None:
+    """The note comes after the answer; an erased user stays erased."""
+    await memory.remember([fact("tea")])
+    await memory.forget_user(ALICE)
+    assert await memory.touch([fact("tea"), fact("milk")], now=NOON) == 0
+    assert await redis.keys("mp:m:*") == []
+    assert await memory.touch([], now=NOON) == 0
+
+
+async def test_accesses_outlive_an_edit(memory: LongTermMemory) -> None:
+    await memory.remember([fact("tea")])
+    await memory.touch([fact("tea")], now=NOON + timedelta(hours=1))
+    edited = await memory.edit(ALICE, "tea", lambda known: changed(known, text="green tea"))
+    assert edited is not None
+    assert await memory.get(ALICE, ["tea"]) == [edited]
+    assert (edited.access_count, edited.last_accessed) == (1, NOON + timedelta(hours=1))
+
+
+async def test_neighbours_are_the_statements_nearest_to_each(memory: LongTermMemory) -> None:
+    """Of the same scope and still true: what a new one may repeat or replace."""
+    await memory.remember(
+        [
+            *(fact(text) for text in FACTS),
+            fact(FACTS[0] + "!", scope=BOB),
+            fact(FACTS[0] + "!", scope=AT_WORK),
+            MemoryRecord("said", ALICE, FACTS[0], MemoryType.MESSAGE, NOON),
+        ]
+    )
+    await memory.supersede([fact("Alice eats everything")], {"Alice eats everything": [FACTS[1]]})
+    new = [fact("Alice prefers vegetarian food"), fact(FACTS[2]), fact("\x00")]
+    food, order, nothing = await memory.neighbours(ALICE, new)
+    assert food[0].record.text == FACTS[0]
+    assert food[0].vector_score > 0.8
+    assert {found.record.text for found in food} == {FACTS[0], *FACTS[2:], "Alice eats everything"}
+    assert FACTS[2] not in {found.record.text for found in order}, "a memory is no neighbour of itself"
+    assert [found.vector_score for found in order] == sorted((found.vector_score for found in order), reverse=True)
+    assert all(found.vector_score <= 1.0 for found in nothing)
+
+
+async def test_erasing_a_user_takes_what_version_1_wrote_and_what_is_superseded(
+    memory: LongTermMemory, redis: Redis
+) -> None:
+    """The right to be forgotten does not wait for an upgrade to be done."""
+    await memory.remember([fact("old")])
+    await memory.supersede([fact("new")], {"new": ["old"]})
+    as_version_1: dict[Any, Any]
+    as_version_1 = {"record": b"{}", "user": digest_of("user", "tenant", "alice"), "created_at": "1.5", "text": "tea"}
+    await redis.hset(memory_key(ALICE, "from version 1"), mapping=as_version_1)
+    assert await memory.forget_user(ALICE) == 3
+    assert await redis.keys("mp:m:*") == []

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memproxy.memory.ranking import Floor, Fused, coverage, fuse, newer_first, relevance
+from memproxy.memory.ranking import Floor, Fused, blend, coverage, fuse, newer_first, relevance, with_recency
+from memproxy.memory.search import Recency
 from memproxy.records import MemoryRecord, MemoryType, Scope, ScoredMemory
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -113,3 +114,48 @@ def test_the_newer_of_two_equally_good_goes_first() -> None:
     new = scored("new", 0.699, age=timedelta(days=1))
     best = scored("best", 0.9, age=timedelta(days=900))
     assert newer_first([old, new, best]) == [best, new, old]
+
+
+@given(text=LISTS, vector=COSINES, alpha=st.floats(0, 1), covered=st.floats(0.01, 1))
+def test_a_blended_score_depends_on_nothing_else_that_was_found(
+    text: dict[str, float], vector: dict[str, float], alpha: float, covered: float
+) -> None:
+    """So it is the same on every page."""
+    best = max(text.values(), default=0.0)
+    blended = blend(text, vector, alpha=alpha, best_text=best, covered=covered)
+    assert {each.key for each in blended} == {*text, *vector}
+    assert [each.rank for each in blended] == sorted((each.rank for each in blended), reverse=True)
+    for each in blended:
+        alone = blend(
+            {key: score for key, score in text.items() if key == each.key},
+            {key: cosine for key, cosine in vector.items() if key == each.key},
+            alpha=alpha,
+            best_text=best,
+            covered=covered,
+        )
+        assert alone == [each]
+        assert 0.0 <= each.score <= 1.0 + 1e-9
+
+
+def test_a_blended_score_is_made_of_meaning_and_words() -> None:
+    """Words count relative to the best hit, and no more than that hit covers of the question."""
+    first, second = blend({"a": 4.0, "b": 2.0}, {"a": 0.5, "b": -0.2}, alpha=0.25, best_text=4.0, covered=0.5)
+    assert [first.key, second.key] == ["a", "b"]
+    assert [first.score, second.score] == pytest.approx([0.25 * 0.5 + 0.75 * 0.5, 0.75 * 0.25])
+    assert [first.cosine, second.cosine] == [0.5, -0.2]
+
+
+def test_recency_follows_its_formula() -> None:
+    """Half is left of an access after a week, and of a creation after a month; nothing is newer than now."""
+    now, day = NOW.timestamp(), 86_400.0
+
+    def score(accessed_days: float, created_days: float, base: float = 0.5) -> float:
+        times = {"accessed_at": now - accessed_days * day, "created_at": now - created_days * day}
+        return with_recency(base, **times, recency=Recency(NOW))
+
+    assert score(0, 0) == pytest.approx(0.8 * 0.5 + 0.2)
+    assert score(7, 30) == pytest.approx(0.8 * 0.5 + 0.2 * 0.5)
+    assert score(14, 0) == pytest.approx(0.8 * 0.5 + 0.2 * (0.6 * 0.25 + 0.4))
+    assert score(-5, -5) == score(0, 0)
+    assert score(10_000, 100_000, base=0.0) == pytest.approx(0.0)
+    assert score(0, 10**7) == pytest.approx(0.8 * 0.5 + 0.2 * 0.6)

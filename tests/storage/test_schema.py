@@ -67,9 +67,7 @@ def test_nothing_that_a_client_sent_is_readable_in_a_key() -> None:
         schema.chain_key(scope, "about-alice", "chain"),
         schema.receipt_key("alice-tenant", "mpr-1"),
         schema.memory_key(scope, "alice-1"),
-        schema.user_tag(scope),
-        schema.namespace_tag(scope),
-        schema.session_tag(scope, "about-alice"),
+        schema.done_key(scope, "alices-turn"),
     ]
     assert not [key for key in made if "alice" in key]
     assert all(re.fullmatch(r"(mp:[a-z]+:\{p\d\d\}:)?[0-9a-f]{32}", key) for key in made)

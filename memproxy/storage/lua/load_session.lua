@@ -6,7 +6,8 @@
 --       2       "1" to read the index in any case
 --       3       how many of the newest messages to read when the chain does not fit exactly
 --       4       bytes of one index entry
--- Reply {base, which chain pointer matched (0: none), its value, facts, pins, index, messages}; {} when nothing is known.
+-- Reply {base, which chain pointer names exactly this log (0: none), facts, pins, index, messages}; {} when nothing is
+-- known.
 -- The keys of the session itself are derived from what the pointers say; they have the same hash tag as KEYS.
 
 local named = ARGV[1] == "1"
@@ -15,8 +16,9 @@ local base, matched, value = nil, 0, ""
 
 for i = 1, chains do
   local found = redis.call("GET", KEYS[i])
-  if found then
-    base, matched, value = string.match(found, "^(%S+)"), i, found
+  local name = found and string.match(found, "^(%S+)")
+  if name and redis.call("EXISTS", "mp:s:" .. name) == 1 then
+    base, matched, value = name, i, found
     break
   end
 end
@@ -31,19 +33,19 @@ local facts = redis.call("HGETALL", "mp:s:" .. base)
 if #facts == 0 then
   return {}
 end
-local length, cut = 0, 0
+local known = {length = "0", cut = "0", rewrites = "0"}
 for i = 1, #facts, 2 do
-  if facts[i] == "length" then length = tonumber(facts[i + 1]) end
-  if facts[i] == "cut" then cut = tonumber(facts[i + 1]) end
+  if known[facts[i]] then known[facts[i]] = facts[i + 1] end
 end
 
 local pins = redis.call("HGETALL", "mp:pin:" .. base)
-local exact = matched > 0 and tonumber(string.match(value, "^%S+ (%d+)")) == length
+-- A log that code has rewritten is not the one that the pointer was made for, be it of the same length.
+local exact = matched > 0 and string.match(value, " (.*)$") == known.length .. " " .. known.rewrites
 local index, messages = "", {}
-if ARGV[2] == "1" or cut > 0 or not exact then
+if ARGV[2] == "1" or tonumber(known.cut) > 0 or not exact then
   index = redis.call("GET", "mp:idx:" .. base) or ""
 end
 if not exact and tonumber(ARGV[3]) > 0 then
   messages = redis.call("LRANGE", "mp:log:" .. base, -tonumber(ARGV[3]), -1)
 end
-return {base, matched, value, facts, pins, index, messages}
+return {base, exact and matched or 0, facts, pins, index, messages}

@@ -1,23 +1,21 @@
--- Say how long turns have lain and how often they were delivered, as far as this consumer still holds them.
+-- Say which of these turns this consumer still holds, and change how often they were tried.
 --
 -- KEYS[1]  stream of turns
 -- ARGV[1]  consumer group
 -- ARGV[2]  consumer that holds them
--- ARGV[3]  how long they have lain from now on, in ms: 0 renews the hold, much lets others take over
--- ARGV[4]  what to add to their number of deliveries: 1 counts an attempt, -1 takes one back, 0 leaves it
--- ARGV[5..]  ids
+-- ARGV[3]  what to add to their number of deliveries: 1 counts an attempt, -1 takes one back, 0 leaves it
+-- ARGV[4..]  ids
 --
 -- Returns the ids that are still held; the others were taken over, finished or deleted by somebody else.
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
 local held = {}
-for at = 5, #ARGV do
+for at = 4, #ARGV do
   local id = ARGV[at]
-  local pending = redis.call('XPENDING', stream, group, id, id, 1, consumer)[1]
+  local pending = redis.call("XPENDING", stream, group, id, id, 1, consumer)[1]
   if pending then
-    local deliveries = math.max(0, pending[4] + tonumber(ARGV[4]))
-    local claimed = redis.call(
-      'XCLAIM', stream, group, consumer, 0, id, 'IDLE', ARGV[3], 'RETRYCOUNT', deliveries, 'JUSTID')
+    local deliveries = math.max(1, pending[4] + tonumber(ARGV[3]))
+    local claimed = redis.call("XCLAIM", stream, group, consumer, 0, id, "RETRYCOUNT", deliveries, "JUSTID")
     if #claimed > 0 then
       held[#held + 1] = id
     end

@@ -1,30 +1,48 @@
--- Give this consumer the turns that their consumer has let lie, and forget consumers that are long gone.
+-- Give this consumer the turns that others hold in a stream that is its alone now, and forget consumers long gone.
 --
 -- KEYS[1]  stream of turns
 -- ARGV[1]  consumer group
 -- ARGV[2]  consumer that takes over
--- ARGV[3]  how long a turn must have lain, in ms
--- ARGV[4]  cursor: where the last call left off; "0-0" at first
--- ARGV[5]  how many turns at most
+-- ARGV[3]  cursor: where the last call left off; "0-0" at first
+-- ARGV[4]  how many turns at most
+-- ARGV[5]  "1" to take what this consumer's own name holds, too; else nothing is done when nobody else holds any
 -- ARGV[6]  how long a consumer without turns must have been silent to be forgotten, in ms
 --
--- Returns {next cursor, {{id, deliveries, fields}, ...}}. A turn that is gone from the stream is gone from the group too.
+-- Returns {next cursor, {{id, deliveries, fields}, ...}}; the cursor is "0-0" at the end. Taking over counts no delivery.
+-- A turn that is gone from the stream is gone from the group, too.
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
-local reply = redis.call('XAUTOCLAIM', stream, group, consumer, ARGV[3], ARGV[4], 'COUNT', ARGV[5])
-local taken = {}
-for _, entry in ipairs(reply[2]) do
-  local pending = redis.call('XPENDING', stream, group, entry[1], entry[1], 1)
-  taken[#taken + 1] = {entry[1], pending[1][4], entry[2]}
+if ARGV[5] ~= "1" then
+  local others = 0
+  for _, holder in ipairs(redis.call("XPENDING", stream, group)[4] or {}) do
+    if holder[1] ~= consumer then
+      others = others + tonumber(holder[2])
+    end
+  end
+  if others == 0 then
+    return {"0-0", {}}
+  end
 end
 
-for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+local reply = redis.call("XAUTOCLAIM", stream, group, consumer, 0, ARGV[3], "COUNT", ARGV[4], "JUSTID")
+local taken = {}
+for _, id in ipairs(reply[2]) do
+  local entry = redis.call("XRANGE", stream, id, id)[1]
+  local pending = redis.call("XPENDING", stream, group, id, id, 1)[1]
+  if entry and pending then
+    taken[#taken + 1] = {id, pending[4], entry[2]}
+  elseif pending then
+    redis.call("XACK", stream, group, id)
+  end
+end
+
+for _, flat in ipairs(redis.call("XINFO", "CONSUMERS", stream, group)) do
   local other = {}
   for at = 1, #flat, 2 do
     other[flat[at]] = flat[at + 1]
   end
   if other.name ~= consumer and other.pending == 0 and other.idle > tonumber(ARGV[6]) then
-    redis.call('XGROUP', 'DELCONSUMER', stream, group, other.name)
+    redis.call("XGROUP", "DELCONSUMER", stream, group, other.name)
   end
 end
 
