@@ -2,27 +2,28 @@
 
 Providers differ in what they let a caller say about the answer's form: a strict schema, any JSON object, or nothing.
 `JsonModel` asks for the most, steps down when the provider refuses the parameter, and remembers what it took. Whatever
-comes back is read by `read_json`, which forgives what models do to JSON: thoughts before it, fences and prose around
-it, trailing commas, an end that is missing.
+comes back is read leniently (`loose_json`); an answer that still can't be used is shown to the model once more, with
+the reason, since models mend their own mistakes better than anybody else can.
 
 Calls carry `X-Memproxy-Memory: off`: a model endpoint may be memproxy itself, which must not learn from its own
-reading. Nothing is tried again here; the queue does that, so every failure says whether trying again may help.
+reading. A call that failed is not made again here; the queue does that, so every failure says whether that may help.
 """
 
 import asyncio
+import copy
 import enum
-import json
 import logging
-import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import openai
 from openai import AsyncOpenAI
 
-from memproxy.errors import ModelCallError
+from memproxy.errors import ModelAwayError, ModelCallError
+from memproxy.loose_json import read_json
 from memproxy.records import JsonObject
+from memproxy.tokens import estimate_tokens
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,19 @@ NO_KEY = "no-key"
 PASSING_STATUSES = frozenset({408, 409, 425, 429})
 """Client errors that the same request may not meet again; so are all of 500 and above."""
 
-REFUSED_STATUSES = frozenset({400, 422})
+AWAY_STATUSES = frozenset({401, 402, 403, 404, 429, 503, 529})
+"""What any request would be answered just now: who asks, or what is asked, is not known, or it is too much."""
+
+REFUSED_STATUSES = frozenset({400, 422, 501})
 """How providers answer a parameter that they do not take."""
+
+SHOWN_AGAIN_CHARS = 8_000
+"""Of an answer that could not be used, as it is shown to the model that gave it."""
+
+REPAIR = (
+    "Your answer can't be used: {reason}. Give it once more, in exactly the form that was asked for: one JSON object,"
+    " nothing before it and nothing after it."
+)
 
 
 class AnswerFormat(enum.StrEnum):
@@ -74,26 +86,63 @@ class JsonModel:
         """Close the connections."""
         await self._client.close()
 
-    async def ask(self, *, system: str, user: str, schema_name: str, schema: JsonObject) -> Any:
-        """The model's answer as parsed JSON, an object or a list; the schema is a wish, so check what it holds.
+    def named(self, model: str) -> "JsonModel":
+        """Another model at the same endpoint; it shares the connections and is not to be closed."""
+        other = copy.copy(self)
+        other._model = model
+        return other
 
-        Raises ModelCallError.
+    async def ask(
+        self,
+        *,
+        system: str,
+        user: str,
+        schema_name: str,
+        schema: JsonObject,
+        read: Callable[[str], Any] = read_json,
+        spent: Callable[[int], None] | None = None,
+    ) -> Any:
+        """What `read` makes of the model's answer; by default the JSON object or list in it.
+
+        `read` raises ValueError for an answer that can't be used; its message is shown to the model, which gets one
+        chance to answer better. The schema is a wish, so check what the answer holds. `spent` is told the tokens of
+        each call, also when in the end there is no answer. Raises ModelCallError.
         """
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        answer = await self._asked(messages, schema_name=schema_name, schema=schema, spent=spent)
+        try:
+            return read(answer)
+        except ValueError as error:
+            log.info("%s is asked to mend its answer: %s", self._model, error)
+            messages += _repair(answer, str(error))
+        answer = await self._asked(messages, schema_name=schema_name, schema=schema, spent=spent)
+        try:
+            return read(answer)
+        except ValueError as error:
+            raise ModelCallError(f"{self._model} answered twice what can't be used: {error}", retryable=True) from error
+
+    async def _asked(
+        self,
+        messages: list[JsonObject],
+        *,
+        schema_name: str,
+        schema: JsonObject,
+        spent: Callable[[int], None] | None,
+    ) -> str:
+        """The words of one answer, in time."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._ask_as_accepted(messages, schema_name=schema_name, schema=schema)
+                completion = await self._ask_as_accepted(messages, schema_name=schema_name, schema=schema)
         except TimeoutError as error:
             raise ModelCallError(
                 f"{self._model} did not answer within {self._timeout_s:g} s", retryable=True
             ) from error
-        try:
-            return read_json(answer)
-        except ValueError as error:
-            raise ModelCallError(f"{self._model} answered no JSON: {error}", retryable=True) from error
+        if spent is not None:
+            spent(_tokens(completion, messages))
+        return _words(completion, model=self._model)
 
-    async def _ask_as_accepted(self, messages: list[JsonObject], *, schema_name: str, schema: JsonObject) -> str:
-        """The answer's words, asked for in the strictest form that the provider takes."""
+    async def _ask_as_accepted(self, messages: list[JsonObject], *, schema_name: str, schema: JsonObject) -> Any:
+        """The answer, asked for in the strictest form that the provider takes."""
         formats = list(AnswerFormat)
         for answer_format in formats[formats.index(self._format) :]:
             try:
@@ -108,14 +157,13 @@ class JsonModel:
             return answer
         raise AssertionError("the last format returns or raises")
 
-    async def _complete(self, messages: list[JsonObject], response_format: JsonObject | None) -> str:
+    async def _complete(self, messages: list[JsonObject], response_format: JsonObject | None) -> Any:
         create: Any = self._client.chat.completions.create  # Any: plain dicts are what goes over the wire
         form = openai.omit if response_format is None else response_format
         try:
-            completion = await create(model=self._model, messages=messages, response_format=form)
+            return await create(model=self._model, messages=messages, response_format=form)
         except ValueError as error:  # the client lets the decoder's own errors through
             raise ModelCallError(f"{self._model} answered nothing readable: {error}", retryable=True) from error
-        return _words(completion, model=self._model)
 
 
 def _words(completion: Any, *, model: str) -> str:
@@ -128,6 +176,23 @@ def _words(completion: Any, *, model: str) -> str:
     if not isinstance(content, str) or not content.strip():
         raise ModelCallError(f"{model} answered without words", retryable=True)
     return content
+
+
+def _tokens(completion: Any, messages: list[JsonObject]) -> int:
+    """What the call cost, as the server says, or by our own count where it says nothing."""
+    total = getattr(getattr(completion, "usage", None), "total_tokens", None)
+    if isinstance(total, int) and total > 0:
+        return total
+    choices = getattr(completion, "choices", None)
+    answer = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    texts = [str(message["content"]) for message in messages] + [str(getattr(answer, "content", None) or "")]
+    return sum(map(estimate_tokens, texts))
+
+
+def _repair(answer: str, reason: str) -> list[JsonObject]:
+    """What is added to the conversation to have an answer mended."""
+    shown = answer if len(answer) <= SHOWN_AGAIN_CHARS else answer[:SHOWN_AGAIN_CHARS] + " [...]"
+    return [{"role": "assistant", "content": shown}, {"role": "user", "content": REPAIR.format(reason=reason)}]
 
 
 def _response_format(answer_format: AnswerFormat, name: str, schema: JsonObject) -> JsonObject | None:
@@ -154,82 +219,13 @@ def model_call_error(error: openai.OpenAIError, *, model: str) -> ModelCallError
         case openai.APITimeoutError():
             return ModelCallError(f"{model} did not answer in time", retryable=True)
         case openai.APIConnectionError():
-            return ModelCallError(f"{model} can't be reached: {error.__cause__!r}", retryable=True)
+            return ModelAwayError(f"{model} can't be reached: {error.__cause__!r}", retryable=True)
         case openai.APIStatusError(status_code=status):
             details = ", ".join(str(detail) for detail in (error.code, error.type, error.param) if detail)
             retryable = status >= 500 or status in PASSING_STATUSES
-            return ModelCallError(f"{model} answered {status} ({details or 'no details'})", retryable=retryable)
+            kind = ModelAwayError if status in AWAY_STATUSES else ModelCallError
+            return kind(f"{model} answered {status} ({details or 'no details'})", retryable=retryable)
         case openai.APIError():
             return ModelCallError(f"{model} answered nothing readable: {type(error).__name__}", retryable=True)
         case _:
             return ModelCallError(f"{model} can't be asked: {type(error).__name__}", retryable=False)
-
-
-MAX_STARTS = 100
-"""Brackets at which JSON may begin that are looked at; prose has a few, an answer that is no JSON has many."""
-MAX_DEPTH = 50
-"""Brackets within brackets that are mended; more is a model gone round in circles."""
-
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_STRING_OR_TRAILING_COMMA = re.compile(r'"(?:[^"\\]|\\.)*+"|,(?=\s*[\]}])', re.DOTALL)
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.?)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
-_CLOSING = {"{": "}", "[": "]"}
-_DECODER = json.JSONDecoder(strict=False)  # line ends inside of strings are let pass
-
-
-def read_json(text: str) -> Any:
-    """The object or list that a model's answer holds, the longest of several; raises ValueError if there is none.
-
-    Of an answer that was cut off, what stands before the last complete part.
-    """
-    text = _STRING_OR_TRAILING_COMMA.sub(_without_comma, _THOUGHTS.sub("", text))
-    best, length = None, 0
-    for start, end, value in _values(text):
-        if end - start > length:
-            best, length = value, end - start
-    if best is None:
-        raise ValueError(f"no object or list in {len(text)} characters")
-    return best
-
-
-def _without_comma(found: re.Match[str]) -> str:
-    return "" if found.group() == "," else found.group()
-
-
-def _values(text: str) -> Iterator[tuple[int, int, Any]]:
-    """Each object or list that stands in the text, not those inside of others: start, end, value."""
-    at = 0
-    for _ in range(MAX_STARTS):
-        start = min((place for bracket in "{[" if (place := text.find(bracket, at)) >= 0), default=-1)
-        if start < 0:
-            return
-        try:
-            value, at = _DECODER.raw_decode(text, start)
-            yield start, at, value
-        except (ValueError, RecursionError):
-            at = start + 1
-            if (repaired := _repaired(text[start:])) is not None:
-                yield start, len(text), repaired
-                return
-
-
-def _repaired(text: str) -> Any | None:
-    """The value that begins this text and has no end, up to its last complete part; None if it is not of that kind."""
-    open_brackets: list[str] = []
-    cut, missing = 0, ""
-    for found in _STRING_OR_BRACKET.finditer(text):
-        bracket = found.group()
-        if bracket in _CLOSING:
-            open_brackets.append(bracket)
-            if len(open_brackets) > MAX_DEPTH:
-                return None
-        elif bracket in {"}", "]"}:
-            if not open_brackets or _CLOSING[open_brackets.pop()] != bracket or not open_brackets:
-                return None
-            cut, missing = found.end(), "".join(_CLOSING[one] for one in reversed(open_brackets))
-    if not open_brackets or not cut:
-        return None
-    try:
-        return _DECODER.decode(text[:cut] + missing)
-    except (ValueError, RecursionError):
-        return None

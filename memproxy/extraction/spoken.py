@@ -2,15 +2,17 @@
 
 Only what the user and the assistant said themselves counts. Instructions (system, developer), tool calls and tool
 results are left out: they are long, they are not about anybody, and what they say is repeated by the assistant where
-it matters.
+it matters. So is what was only put into a message (`own_words`).
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from itertools import pairwise
 
+from memproxy.extraction.own_words import own_words
 from memproxy.records import StoredMessage
 from memproxy.wire.chat_completions import message_text
 from memproxy.words import STOP_WORDS
@@ -36,7 +38,7 @@ PHATIC = STOP_WORDS | frozenset(
 """Words of replies that only keep a conversation going. A reply of nothing else is not worth a memory."""
 
 _WORD = re.compile(r"\w+")
-_SENTENCE_END = re.compile(r"[.!?…]\S{0,2}\s+|[\u3002\uff01\uff1f]|\n+")
+_SENTENCE_END = re.compile(r"[.!?…][^\w\s]{0,2}\s+|[\u3002\uff01\uff1f]|\n+")
 """Behind the mark may stand a quotation mark and a bracket; behind those of scripts without blanks, nothing need."""
 
 _BLANK = re.compile(r"\s+")
@@ -51,17 +53,30 @@ class Utterance:
     speaker: str
     """The message's `name` where it has one, else User or Assistant."""
     words: str
+    """What the speaker said in person."""
     at: datetime
+    turn: str = ""
+    """The id of the turn that brought it."""
 
 
 def utterances(messages: Iterable[StoredMessage]) -> list[Utterance]:
     """What user and assistant said in these messages, in order; messages without words are left out."""
     said = []
     for stored in messages:
-        role, words = stored.message.get("role"), message_text(stored.message).strip()
-        if isinstance(role, str) and role in SPEAKERS and words:
-            said.append(Utterance(role, _speaker(role, stored.message.get("name")), words, stored.at))
+        role = stored.message.get("role")
+        if not isinstance(role, str) or role not in SPEAKERS:
+            continue
+        words = own_words(message_text(stored.message), is_user=role == "user")
+        if words:
+            speaker = _speaker(role, stored.message.get("name"))
+            said.append(Utterance(role, speaker, words, stored.at, stored.turn))
     return said
+
+
+def sentences(words: str) -> list[str]:
+    """The words cut behind each sentence and line; joined they are the words again."""
+    ends = [found.end() for found in _SENTENCE_END.finditer(words)]
+    return [words[start:end] for start, end in pairwise([0, *ends, len(words)]) if start < end]
 
 
 def _speaker(role: str, name: object) -> str:
@@ -95,6 +110,6 @@ def _last_break(text: str) -> int:
     return PIECE_CHARS
 
 
-def day(at: datetime) -> str:
+def day(at: date) -> str:
     """The day as people write it: 8 May 2023."""
     return f"{at.day} {at:%B %Y}"

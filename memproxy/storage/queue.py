@@ -3,27 +3,21 @@
 Learning has stages, and each has its own streams, so that a stage which can't go on (a model that is away) only lets
 its own streams grow. A `TurnQueue` is one stage's streams over all partitions:
 
-    add ──► claim ──► acknowledge            done: gone from the stream
-                 ├──► hand_over              done here: the next stage's stream has it instead
-                 ├──► count_attempt          still ours, one delivery more
-                 ├──► release                not ours any more: whoever asks next takes over
-                 └──► dead_letter ──► replay given up: kept with the reason, a bounded number of them
+    add ──► claim ──► begin ──► finish       done: gone from the stream, and in the next stage's if there is one
+                 │         ├──► uncount      broken off: the attempt does not count
+                 │         └──► dead_letter  given up: kept with the reason, a bounded number of them
+                 └──► take_over              a dead worker's turns, by the next one who works on their partition
 
-A turn belongs to the consumer that claimed it. A consumer calls `renew` now and then for what it holds; what nobody
-has renewed for `take_over_s` goes to the next consumer that asks. The store counts the deliveries, so a turn that ends
-every worker it meets is recognised as such.
+Each partition has one worker at a time (`leases`), and a turn belongs to the consumer that the store's group names.
+Who has lost a partition finds that out at `begin`, at the latest: what it no longer holds it can neither begin nor
+finish nor bury. A turn leaves its stream in no other way, so nothing that waits is ever trimmed. The store counts the
+attempts, so a turn that ends every worker it meets is recognised as such.
 
 Entries have one field, `turn`: the turn as JSON. The proxy's record step adds them inside its own script.
-
-One call reads all partitions, so all of them have to be on the store at hand; on a Redis Cluster give each worker the
-`partitions` of one shard.
 """
 
-import asyncio
 import enum
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
@@ -34,17 +28,20 @@ from redis.exceptions import ResponseError
 
 from memproxy.records import Turn
 from memproxy.storage import schema
-from memproxy.storage.connection import translated
+from memproxy.storage.deadline import within
+from memproxy.storage.leases import Leases
 
 FIELD = "turn"
 MAX_DEAD = 1_000
 """Dead letters kept a partition and stage: enough to see what went wrong, too few to fill the store."""
-TAKE_OVER_BATCH = 16
-"""Turns taken over at a time and partition; the next look continues where this one stopped."""
+TAKE_OVER_BATCH = 100
+"""Turns taken over by one script: it holds up the store for a millisecond."""
 FORGET_CONSUMER_S = 86_400.0
 """A consumer without turns that has been silent for a day will not come back: names are made anew at each start."""
 GROUP_LOST = ("NOGROUP", "UNBLOCKED")
 """What replies say when a stream or its group is gone: the store was emptied, or has lost its data."""
+
+BEGINNING = "0-0"
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Turn)
@@ -62,6 +59,8 @@ class Stage(enum.StrEnum):
     """Its messages become memories. Where the proxy adds."""
     LEARN = "learn"
     """A model reads it."""
+    SUMMARISE = "summary"
+    """Its session may have grown beyond what requests carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +71,33 @@ class Claimed:
     id: str
     """The entry's id in its stream; the turn's own id is `turn.id`."""
     turn: Turn
-    raw: bytes
-    deliveries: int
-    """How often it was delivered or tried so far, 1 at first."""
+    size: int
+    """Bytes of the turn as JSON."""
+    attempts: int
+    """How often it was begun so far."""
 
     @property
-    def address(self) -> "Address":
+    def address(self) -> Address:
         return self.partition, self.id
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Its place in the stream: the store's time in ms at which it was added, and a number."""
+        milliseconds, _, number = self.id.partition("-")
+        return int(milliseconds), int(number)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """One look at what others hold in a partition."""
+
+    found: list[Claimed]
+    cursor: str
+    """Where the next look begins."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.cursor == BEGINNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +108,8 @@ class Depth:
     pending: int
     """Claimed and not yet finished."""
     dead: int
+    oldest_s: float = 0.0
+    """How long the oldest one that is not finished has been in the queue."""
 
 
 def encode_turn(turn: Turn) -> bytes:
@@ -104,8 +125,8 @@ def decode_turn(raw: bytes) -> Turn:
 class TurnQueue:
     """The streams of one stage.
 
-    `take_over_s`: how long a turn must have lain unrenewed. `deadline_s`: for each exchange with the store, over and
-    above the time that `claim` may wait. `redis` must have RESP2 and bytes replies (`protocol=2`).
+    `deadline_s`: for each exchange with the store, over and above the time that `claim` may wait. `redis` must have
+    RESP2 and bytes replies (`protocol=2`).
     """
 
     def __init__(
@@ -114,109 +135,151 @@ class TurnQueue:
         *,
         stage: Stage = Stage.INDEX,
         partitions: Sequence[str] = schema.partitions(),
-        take_over_s: float = 60.0,
         deadline_s: float = 5.0,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stage = stage
-        self.take_over_s = take_over_s
+        self.partitions = tuple(partitions)
         self._redis = redis
-        self._partitions = tuple(partitions)
         self._deadline_s = deadline_s
-        self._clock = clock
-        self._take_over_due = clock()
-        self._cursors = dict.fromkeys(self._partitions, "0-0")
         self._block_limit_s = _block_limit_s(redis)
         scripts = resources.files("memproxy.storage") / "lua"
-        self._hold = (scripts / "turns_hold.lua").read_text()
-        self._take_over = (scripts / "turns_take_over.lua").read_text()
+        self._hold, self._take_over, self._finish, self._bury = (
+            (scripts / f"turns_{name}.lua").read_text() for name in ("hold", "take_over", "finish", "bury")
+        )
+
+    def leases_of(self, worker: str, *, ttl_s: float) -> Leases:
+        """The leases of this stage's partitions, as this worker has them; its name must be its alone."""
+        return Leases(
+            self._redis,
+            stage=self.stage,
+            worker=worker,
+            ttl_s=ttl_s,
+            partitions=self.partitions,
+            deadline_s=self._deadline_s,
+        )
 
     async def ensure_groups(self) -> None:
         """Create the streams and their consumer group where they are missing."""
-        async with self._deadline("creating the consumer groups"):
+        async with within(self._deadline_s, "creating the consumer groups"):
             await self._create_groups()
 
     async def add(self, turn: Turn) -> None:
         """Put a turn at the end of its user's partition."""
-        async with self._deadline("adding a turn"):
+        async with within(self._deadline_s, "adding a turn"):
             await self._redis.xadd(self._key(schema.partition_of(turn.scope)), {FIELD: encode_turn(turn)})
 
-    async def claim(self, consumer: str, count: int, block_s: float) -> list[Claimed]:
-        """Turns for this consumer; waits up to `block_s` for one, or less if the client's socket timeout is short.
+    async def claim(self, consumer: str, partitions: Collection[str], *, count: int, block_s: float) -> list[Claimed]:
+        """Turns of these partitions that nobody has had yet, in order.
 
-        `count` is about how many: each partition gives at least one if it has one. Turns of consumers that are gone
-        come first; they are looked for at most four times in `take_over_s`. What can't be read as a turn goes to the
-        dead letters at once.
+        Waits up to `block_s` for one, or less if the client's socket timeout is short. `count` is about how many: each
+        partition gives at least one if it has one. What can't be read as a turn goes to the dead letters at once.
         """
-        found = await self._take_over_if_due(consumer, count)
-        return found or await self._read_new(consumer, count, min(block_s, self._block_limit_s))
+        streams = {self._key(partition): ">" for partition in partitions}
+        block_s = min(block_s, self._block_limit_s)
 
-    async def renew(self, consumer: str, held: Iterable[Claimed]) -> set[Address]:
-        """Keep the hold on these turns for another `take_over_s`; the addresses of those that are still held."""
-        return await self._set_hold(consumer, held, idle_s=0, add=0, doing="renewing turns")
+        async def read() -> Any:
+            return await self._redis.xreadgroup(
+                schema.GROUP,
+                consumer,
+                streams,  # type: ignore[arg-type]  # a dict of str is one of KeyT; dict is invariant
+                count=max(1, count // len(streams)),
+                block=max(1, round(block_s * 1000)),
+            )
 
-    async def count_attempt(self, consumer: str, claimed: Claimed) -> bool:
-        """Count one delivery more, durably; False if the turn is no longer this consumer's."""
-        return bool(await self._set_hold(consumer, [claimed], idle_s=0, add=1, doing="counting an attempt"))
+        async with within(self._deadline_s + block_s, "claiming turns"):
+            replies = await self._with_groups(read)
+        partition_of = {self._key(partition).encode(): partition for partition in partitions}
+        found = []
+        for stream, entries in replies:
+            for entry_id, fields in entries:
+                raw = fields.get(FIELD.encode(), b"")
+                found.append(await self._open(consumer, partition_of[stream], entry_id, raw=raw, attempts=0))
+        return [claimed for claimed in found if claimed is not None]
 
-    async def release(self, consumer: str, held: Iterable[Claimed]) -> None:
-        """Let others take these turns over at once, as if they had not been delivered this time."""
-        idle_s = max(self.take_over_s * 2, 3_600.0)  # above every other worker's idea of too long
-        await self._set_hold(consumer, held, idle_s=idle_s, add=-1, doing="releasing turns")
+    async def take_over(
+        self, consumer: str, partition: str, *, cursor: str = BEGINNING, own: bool = False
+    ) -> TakenOver:
+        """Make this consumer's own what others hold in the partition, part by part; in order.
 
-    async def acknowledge(self, claimed: Claimed) -> None:
-        """The turn is done with: it leaves the stream."""
-        async with self._deadline("acknowledging a turn"), self._pipeline(atomic=True) as pipe:
-            self._finish(pipe, claimed.partition, claimed.id)
-            await pipe.execute()
+        Call it only with the partition's lease. With `own` also what this consumer holds already: who gets a partition
+        back has forgotten what it had.
+        """
+        limits = (TAKE_OVER_BATCH, "1" if own else "0", round(FORGET_CONSUMER_S * 1000))
+        arguments = (schema.GROUP, consumer, cursor, *limits)
 
-    async def hand_over(self, claimed: Claimed, stage: Stage) -> None:
-        """The turn is done with in this stage: it moves to the next one's stream, in one step."""
-        async with self._deadline("handing a turn over"), self._pipeline(atomic=True) as pipe:
-            pipe.xadd(schema.queue_key(claimed.partition, stage), {FIELD: claimed.raw})
-            self._finish(pipe, claimed.partition, claimed.id)
-            await pipe.execute()
+        async def run() -> Any:
+            return await self._eval(self._take_over, [self._key(partition)], arguments)
 
-    async def dead_letter(self, claimed: Claimed, reason: str) -> None:
-        """Give the turn up: in one step it moves to the dead letters, with the reason; the oldest make room."""
-        await self._bury(claimed.partition, claimed.id, claimed.raw, deliveries=claimed.deliveries, reason=reason)
+        async with within(self._deadline_s, "taking over turns"):
+            following, entries = await self._with_groups(run)
+        found = []
+        for entry_id, deliveries, flat in entries:
+            raw = dict(zip(flat[::2], flat[1::2], strict=True)).get(FIELD.encode(), b"")
+            found.append(await self._open(consumer, partition, entry_id, raw=raw, attempts=deliveries - 1))
+        return TakenOver([claimed for claimed in found if claimed is not None], following.decode())
 
-    async def replay(self, count: int) -> int:
-        """Move up to `count` dead letters of each partition back into the queue; how many were moved."""
-        moved = 0
-        async with self._deadline("replaying dead letters"):
-            for partition in self._partitions:
-                dead = schema.dead_key(partition, self.stage)
-                letters: Any = await self._redis.xrange(dead, count=count)
-                for entry_id, fields in letters:
-                    async with self._pipeline(atomic=True) as pipe:
-                        pipe.xdel(dead, entry_id)
-                        pipe.xadd(self._key(partition), {FIELD: fields.get(FIELD.encode(), b"")})
-                        await pipe.execute()
-                    moved += 1
-        return moved
+    async def begin(self, consumer: str, batch: Iterable[Claimed]) -> set[Address]:
+        """Count an attempt at each, durably; the addresses of those that are still this consumer's."""
+        return await self._set_hold(consumer, batch, add=1, doing="counting an attempt")
+
+    async def holds(self, consumer: str, batch: Iterable[Claimed]) -> set[Address]:
+        """The addresses of those that are still this consumer's."""
+        return await self._set_hold(consumer, batch, add=0, doing="looking after turns")
+
+    async def uncount(self, consumer: str, batch: Iterable[Claimed]) -> None:
+        """The attempt that was begun does not count: it was broken off for reasons that are not the turns'."""
+        await self._set_hold(consumer, batch, add=-1, doing="taking back an attempt")
+
+    async def finish(
+        self,
+        consumer: str,
+        batch: Iterable[Claimed],
+        *,
+        then: Stage | None = None,
+        forwarded: Mapping[Address, Turn | None] | None = None,
+    ) -> set[Address]:
+        """The turns are done with in this stage; the addresses of those that were still this consumer's to finish.
+
+        With `then` each moves to that stage's stream in the same step, as it is, or as `forwarded` says: another turn
+        in its place, or none.
+        """
+        ids: dict[str, list[str | bytes]] = {}
+        for claimed in batch:
+            replacement = (forwarded or {}).get(claimed.address, claimed.turn)
+            as_it_is = replacement is claimed.turn
+            goes_on: str | bytes = "=" if as_it_is else encode_turn(replacement) if replacement else ""
+            ids.setdefault(claimed.partition, []).extend((claimed.id, goes_on if then else ""))
+        return await self._on_each(
+            self._finish, ids, consumer, other=lambda each: self._key(each, then), doing="finishing turns"
+        )
+
+    async def dead_letter(self, consumer: str, claimed: Claimed, reason: str) -> int | None:
+        """Give the turn up: in one step it moves to the dead letters, with the reason.
+
+        How many of the oldest letters made room for it; None when the turn is no longer this consumer's.
+        """
+        address = claimed.address
+        return await self._move_to_dead(consumer, address, attempts=claimed.attempts, reason=reason)
 
     async def depth(self) -> Depth:
         """How many turns wait, are being worked on, and were given up. Cost: one round trip."""
-        async with self._deadline("measuring the queue"):
+        async with within(self._deadline_s, "measuring the queue"):
             return await self._with_groups(self._depth)
 
-    def _key(self, partition: str) -> str:
-        return schema.queue_key(partition, self.stage)
+    def _key(self, partition: str, stage: Stage | None = None) -> str:
+        return schema.queue_key(partition, stage or self.stage)
 
-    def _pipeline(self, *, atomic: bool) -> Any:
+    def _pipeline(self) -> Any:
         """Any: redis-py types a queued command as something to await, which it is not."""
-        return self._redis.pipeline(transaction=atomic)
+        return self._redis.pipeline(transaction=False)
 
-    @asynccontextmanager
-    async def _deadline(self, doing: str, *, extra_s: float = 0.0) -> AsyncIterator[None]:
-        with translated(doing):
-            async with asyncio.timeout(self._deadline_s + extra_s), _cancellable():
-                yield
+    async def _eval(self, script: str, keys: Sequence[str], arguments: Iterable[object]) -> Any:
+        command: Any = self._redis.eval  # Any: redis-py's types know no numbers and bytes as arguments
+        return await command(script, len(keys), *keys, *arguments)
 
     async def _create_groups(self) -> None:
-        async with self._pipeline(atomic=False) as pipe:
-            for partition in self._partitions:
+        async with self._pipeline() as pipe:
+            for partition in self.partitions:
                 # From the beginning of the stream: turns may be older than the group, or than its loss.
                 pipe.xgroup_create(self._key(partition), schema.GROUP, id="0", mkstream=True)
             replies = await pipe.execute(raise_on_error=False)
@@ -234,127 +297,78 @@ class TurnQueue:
         await self._create_groups()
         return await command()
 
-    async def _read_new(self, consumer: str, count: int, block_s: float) -> list[Claimed]:
-        streams = {self._key(partition): ">" for partition in self._partitions}
-
-        async def read() -> Any:
-            return await self._redis.xreadgroup(
-                schema.GROUP,
-                consumer,
-                streams,  # type: ignore[arg-type]  # a dict of str is one of KeyT; dict is invariant
-                count=max(1, count // len(self._partitions)),
-                block=max(1, round(block_s * 1000)),
-            )
-
-        async with self._deadline("claiming turns", extra_s=block_s):
-            replies = await self._with_groups(read)
-        partition_of = {self._key(partition).encode(): partition for partition in self._partitions}
-        found = []
-        for stream, entries in replies:
-            for entry_id, fields in entries:
-                found.append(await self._open(partition_of[stream], entry_id, fields, deliveries=1))
-        return [claimed for claimed in found if claimed is not None]
-
-    async def _take_over_if_due(self, consumer: str, count: int) -> list[Claimed]:
-        now = self._clock()
-        if now < self._take_over_due:
-            return []
-
-        async def take_over() -> list[Any]:
-            async with self._pipeline(atomic=False) as pipe:
-                for partition in self._partitions:
-                    arguments = self._take_over_args(partition, consumer, count)
-                    pipe.eval(self._take_over, 1, self._key(partition), *arguments)
-                replies: list[Any] = await pipe.execute()
-                return replies
-
-        async with self._deadline("taking over turns"):
-            replies = await self._with_groups(take_over)
-        found = []
-        for partition, (cursor, entries) in zip(self._partitions, replies, strict=True):
-            self._cursors[partition] = cursor.decode()
-            for entry_id, deliveries, flat in entries:
-                fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                found.append(await self._open(partition, entry_id, fields, deliveries=deliveries))
-        if not found:  # else there may be more: look again with the next claim
-            self._take_over_due = now + self.take_over_s / 4
-        return [claimed for claimed in found if claimed is not None]
-
-    def _take_over_args(self, partition: str, consumer: str, count: int) -> tuple[str | int, ...]:
-        limit = min(max(1, count), TAKE_OVER_BATCH)
-        idle_ms, forget_ms = round(self.take_over_s * 1000), round(FORGET_CONSUMER_S * 1000)
-        return (schema.GROUP, consumer, idle_ms, self._cursors[partition], limit, forget_ms)
-
     async def _open(
-        self, partition: str, entry_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int
+        self, consumer: str, partition: str, entry_id: bytes, *, raw: bytes, attempts: int
     ) -> Claimed | None:
         """The entry as a claimed turn; None, and a dead letter, if it is none."""
-        raw = fields.get(FIELD.encode(), b"")
         try:
-            return Claimed(partition, entry_id.decode(), decode_turn(raw), raw, deliveries)
+            return Claimed(partition, entry_id.decode(), decode_turn(raw), len(raw), attempts)
         except ValueError as error:
             reason = f"not a turn: {error}"
-        await self._bury(partition, entry_id.decode(), raw, deliveries=deliveries, reason=reason)
+        await self._move_to_dead(consumer, (partition, entry_id.decode()), attempts=attempts, reason=reason)
         return None
 
-    async def _set_hold(
-        self, consumer: str, held: Iterable[Claimed], *, idle_s: float, add: int, doing: str
-    ) -> set[Address]:
-        ids: dict[str, list[str]] = {}
-        for claimed in held:
-            ids.setdefault(claimed.partition, []).append(claimed.id)
+    async def _set_hold(self, consumer: str, batch: Iterable[Claimed], *, add: int, doing: str) -> set[Address]:
+        ids: dict[str, list[str | bytes]] = {}
+        for claimed in batch:
+            ids.setdefault(claimed.partition, [str(add)]).append(claimed.id)
+        return await self._on_each(self._hold, ids, consumer, other=None, doing=doing)
 
-        async def hold() -> list[list[bytes]]:
-            async with self._pipeline(atomic=False) as pipe:
-                for partition, some in ids.items():
-                    arguments = (schema.GROUP, consumer, round(idle_s * 1000), add, *some)
-                    pipe.eval(self._hold, 1, self._key(partition), *arguments)
+    async def _on_each(
+        self,
+        script: str,
+        arguments: Mapping[str, Sequence[str | bytes]],
+        consumer: str,
+        *,
+        other: Callable[[str], str] | None,
+        doing: str,
+    ) -> set[Address]:
+        """Run a script over each partition's arguments in one round trip; the addresses of the ids that it gives."""
+
+        async def run() -> list[list[bytes]]:
+            async with self._pipeline() as pipe:
+                for partition, some in arguments.items():
+                    keys = [self._key(partition), *([other(partition)] if other else [])]
+                    pipe.eval(script, len(keys), *keys, schema.GROUP, consumer, *some)
                 replies: list[list[bytes]] = await pipe.execute()
                 return replies
 
-        async with self._deadline(doing):
-            replies = await self._with_groups(hold)
+        async with within(self._deadline_s, doing):
+            replies = await self._with_groups(run) if arguments else []
         return {
-            (partition, entry_id.decode()) for partition, some in zip(ids, replies, strict=True) for entry_id in some
+            (partition, entry_id.decode())
+            for partition, some in zip(arguments, replies, strict=True)
+            for entry_id in some
         }
 
-    async def _bury(self, partition: str, entry_id: str, raw: bytes, *, deliveries: int, reason: str) -> None:
-        letter = {FIELD: raw, "reason": reason, "deliveries": deliveries, "entry": entry_id}
-        async with self._deadline("burying a turn"), self._pipeline(atomic=True) as pipe:
-            pipe.xadd(schema.dead_key(partition, self.stage), letter, maxlen=MAX_DEAD, approximate=False)
-            self._finish(pipe, partition, entry_id)
-            await pipe.execute()
+    async def _move_to_dead(self, consumer: str, address: Address, *, attempts: int, reason: str) -> int | None:
+        partition, entry_id = address
+        keys = [self._key(partition), schema.dead_key(partition, self.stage)]
+        arguments = (schema.GROUP, consumer, entry_id, reason, attempts, MAX_DEAD)
 
-    def _finish(self, pipe: Any, partition: str, entry_id: str) -> None:
-        pipe.xack(self._key(partition), schema.GROUP, entry_id)
-        pipe.xdel(self._key(partition), entry_id)
+        async def run() -> Any:
+            return await self._eval(self._bury, keys, arguments)
+
+        async with within(self._deadline_s, "burying a turn"):
+            done = await self._with_groups(run)
+        return int(done) - 1 if done else None
 
     async def _depth(self) -> Depth:
-        async with self._pipeline(atomic=False) as pipe:
-            for partition in self._partitions:
+        async with self._pipeline() as pipe:
+            pipe.time()
+            for partition in self.partitions:
                 pipe.xlen(self._key(partition))
                 pipe.xpending(self._key(partition), schema.GROUP)
                 pipe.xlen(schema.dead_key(partition, self.stage))
-            replies = await pipe.execute()
-        lengths, pending, dead = replies[0::3], sum(reply["pending"] for reply in replies[1::3]), replies[2::3]
-        return Depth(waiting=max(0, sum(lengths) - pending), pending=pending, dead=sum(dead))
+                pipe.xrange(self._key(partition), count=1)
+            (seconds, _), *replies = await pipe.execute()
+        length, pending = sum(replies[0::4]), sum(reply["pending"] for reply in replies[1::4])
+        first = [int(entries[0][0].partition(b"-")[0]) for entries in replies[3::4] if entries]
+        oldest_s = max(0.0, seconds - min(first) / 1000) if first else 0.0
+        return Depth(max(0, length - pending), pending, sum(replies[2::4]), oldest_s)
 
 
 def _block_limit_s(redis: Redis) -> float:
     """Half of the client's socket timeout: a longer wait would look like a store that does not answer."""
     timeout_s = redis.connection_pool.connection_kwargs.get("socket_timeout", 5.0)  # 5 s is redis-py's default
     return float("inf") if timeout_s is None else timeout_s / 2
-
-
-@asynccontextmanager
-async def _cancellable() -> AsyncIterator[None]:
-    """Raise CancelledError, late but surely, if the task was cancelled in the block and the block took no notice.
-
-    redis-py sends under `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes just when the
-    bytes have gone out (https://github.com/python/cpython/issues/81839). Remove with the support for 3.11.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    yield
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError

@@ -1,36 +1,83 @@
-"""What is done with a turn, stage by stage, and how long it is tried; pure.
+"""What is done with turns, stage by stage, and how long it is tried; pure.
 
-    turns ──► index ──► learn          with a model
-    turns ──► index                    without
+    turns ──► index ──► learn ──► summarise     with a model
+    turns ──► index                             without
 
 Each stage has its own queue and its own worker. Indexing what was said needs nothing but the store, and is done and
-over before a model is asked: a model that is away can neither delay it nor undo it.
+over before a model is asked: a model that is away can neither delay it nor undo it. Nobody waits for an index in vain,
+so it is made at once, of as many turns as there are; a model is asked about a session when it has become quiet.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from memproxy.errors import ModelCallError
+from memproxy.errors import BudgetSpentError, ModelAwayError, ModelCallError
 from memproxy.extraction.extract import Extractor
-from memproxy.records import Turn
-from memproxy.storage.queue import Stage
+from memproxy.records import SessionKey, Turn
+from memproxy.storage.queue import Address, Claimed, Stage
+from memproxy.worker.lanes import Rules
+
+INDEX_RULES = Rules(turns=64, size=500_000, lanes=64)
+"""The vectors of all these turns are made in one go, and stored in one round trip."""
+
+OnPersisted = Callable[[Turn, datetime], Awaitable[None]]
+"""Told when the records that a turn brought with it have been stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One stage of learning. `run` may be called twice for a turn and must not mind."""
+    """One stage of learning."""
 
     stage: Stage
-    run: Callable[[Turn], Awaitable[object]]
+    run: Callable[[Sequence[Turn]], Awaitable[int]]
+    """Does a batch, oldest first, and gives the tokens it cost. May be called twice for a turn and must not mind."""
+    rules: Rules
     then: Stage | None = None
     """The stage that comes next."""
+    forwarded: Callable[[Sequence[Claimed]], Mapping[Address, Turn | None]] | None = None
+    """What goes to the next stage in the place of which turn; without it each turn goes on as it is."""
 
 
-def jobs(extractor: Extractor) -> tuple[Job, ...]:
+def lane_of(turn: Turn) -> Hashable:
+    """The conversation of a turn: within it, order counts."""
+    return turn.scope, turn.session, turn.thread
+
+
+def jobs(
+    extractor: Extractor, *, learn_rules: Rules, now: Callable[[], datetime], on_persisted: OnPersisted | None = None
+) -> tuple[Job, ...]:
     """The stages in order; each wants a worker of its own."""
+
+    async def index(turns: Sequence[Turn]) -> int:
+        await extractor.index(turns)
+        for turn in turns:
+            if turn.memories and on_persisted is not None:
+                await on_persisted(turn, now())
+        return 0
+
+    async def learn(turns: Sequence[Turn]) -> int:
+        learned = await extractor.learn(turns)
+        return learned.tokens
+
+    async def summarise(turns: Sequence[Turn]) -> int:
+        sessions = {SessionKey(turn.scope, turn.session, turn.thread) for turn in turns}
+        return sum([await extractor.summarise(session) for session in sessions])
+
     if not extractor.has_model:
-        return (Job(Stage.INDEX, extractor.index),)
-    return (Job(Stage.INDEX, extractor.index, then=Stage.LEARN), Job(Stage.LEARN, extractor.learn))
+        return (Job(Stage.INDEX, index, INDEX_RULES),)
+    return (
+        Job(Stage.INDEX, index, INDEX_RULES, then=Stage.LEARN),
+        Job(Stage.LEARN, learn, learn_rules, then=Stage.SUMMARISE, forwarded=one_for_all),
+        Job(Stage.SUMMARISE, summarise, replace(learn_rules, quiet_s=0.0, longest_s=0.0)),
+    )
+
+
+def one_for_all(batch: Sequence[Claimed]) -> dict[Address, Turn | None]:
+    """The newest turn without its content in the place of all: it says which session is meant, and that is enough."""
+    *others, newest = batch
+    bare = replace(newest.turn, messages=(), context=(), memories=(), strategies=())
+    return {**{other.address: None for other in others}, newest.address: bare}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +91,10 @@ class Patience:
     first_delay_s: float = 5.0
     factor: float = 3.0
     longest_delay_s: float = 600.0
+    away_delay_s: float = 60.0
+    """The longest wait for a model that can't be asked at all: whoever mends that wants to see it go on."""
+    away_s: float = 86_400.0
+    """How long a turn waits for such a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +103,8 @@ class Retry:
 
     delay_s: float
     reason: str
+    counts: bool = True
+    """The attempt was the turn's own failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +114,28 @@ class GiveUp:
     reason: str
 
 
-def judge(error: Exception, deliveries: int, *, patience: Patience, chance: float) -> Retry | GiveUp:
-    """What to do after the attempt number `deliveries` failed. `chance` in 0..1 spreads turns that failed together."""
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is known of an attempt that failed."""
+
+    error: Exception
+    attempt: int
+    """Its number, all workers taken together."""
+    retries: int = 0
+    """How often in a row it was put off, for whatever reason."""
+    age_s: float = 0.0
+    """How long the turn has been in the queue."""
+
+
+def judge(failure: Failure, *, patience: Patience, chance: float) -> Retry | GiveUp:
+    """What to do after an attempt failed. `chance` in 0..1 spreads turns that failed together."""
+    error, spread = failure.error, 0.5 + chance / 2
     match error:
+        case BudgetSpentError():
+            return Retry(error.retry_after_s * (1 + chance / 10), str(error), counts=False)
+        case ModelAwayError() if failure.age_s < patience.away_s:
+            longest_s = min(patience.away_delay_s, patience.longest_delay_s)
+            return Retry(_delay_s(failure.retries, patience, longest_s) * spread, str(error), counts=False)
         case ModelCallError():
             reason = str(error)
         case TimeoutError():
@@ -72,14 +144,17 @@ def judge(error: Exception, deliveries: int, *, patience: Patience, chance: floa
             reason = f"{type(error).__name__}: {error}"
     if isinstance(error, ModelCallError) and not error.retryable:
         return GiveUp(reason)
-    if deliveries >= patience.attempts:
-        return GiveUp(f"attempt {deliveries}: {reason}")
-    delay_s = min(patience.first_delay_s * patience.factor ** (deliveries - 1), patience.longest_delay_s)
-    return Retry(delay_s * (0.5 + chance / 2), reason)
+    if failure.attempt >= patience.attempts:
+        return GiveUp(f"attempt {failure.attempt}: {reason}")
+    return Retry(_delay_s(failure.attempt - 1, patience, patience.longest_delay_s) * spread, reason)
 
 
-def worn_out(deliveries: int, *, patience: Patience) -> GiveUp | None:
-    """Why not even to begin: a turn delivered this often, and never judged, ended its workers each time."""
-    if deliveries <= patience.attempts:
+def _delay_s(before: int, patience: Patience, longest_s: float) -> float:
+    return float(min(patience.first_delay_s * patience.factor ** min(before, 50), longest_s))
+
+
+def worn_out(attempts: int, *, patience: Patience) -> GiveUp | None:
+    """Why not even to begin: a turn begun this often, and never judged, ended its workers each time."""
+    if attempts < patience.attempts:
         return None
-    return GiveUp(f"delivered {deliveries} times; its workers ended before they were done with it")
+    return GiveUp(f"begun {attempts} times; its workers ended before they were done with it")

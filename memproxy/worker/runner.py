@@ -1,11 +1,11 @@
-"""Work off one stage's queue: claim, run, acknowledge; try again, give up, stop cleanly.
+"""Work off one stage's queue: hold partitions, claim, run, finish; try again, give up, stop cleanly.
 
-A worker holds a bounded number of claimed turns. Those of one session stand in a *lane* and are worked off in order, a
-turn that waits to be tried again included; lanes run in parallel, a few at a time. What is held is renewed, so that no
-other worker takes over; a worker that dies renews nothing, and its turns go to the others.
+Three things go on at once. The *keeper* renews the leases of the worker's partitions, takes over what dead workers left
+in them, and lets go of what others have by now. The *claimer* fetches new turns while there is room. The *dispatcher*
+starts batches as they come due, a few at a time; `lanes` says which, so that a session's turns stay in order.
 
 Two kinds of failure are kept apart. An attempt that fails counts, and after some of them the turn goes to the dead
-letters. A store that is away counts as nothing: the worker says so once, waits, and goes on where it was.
+letters. A store or a model that is away counts as nothing: the worker says so once, waits, and goes on where it was.
 """
 
 import asyncio
@@ -13,29 +13,23 @@ import itertools
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from memproxy.errors import MemproxyError, StoreError, StoreUnavailableError
-from memproxy.records import Scope
-from memproxy.storage.queue import Address, Claimed, TurnQueue
-from memproxy.worker.jobs import GiveUp, Job, Patience, Retry, judge, worn_out
+from memproxy.errors import MemproxyError, ModelAwayError, StoreError, StoreReadOnlyError, StoreUnavailableError
+from memproxy.storage.leases import Leases
+from memproxy.storage.queue import BEGINNING, Claimed, TurnQueue
+from memproxy.worker.jobs import Failure, GiveUp, Job, Patience, Retry, judge, lane_of, worn_out
+from memproxy.worker.lanes import Batch, Lanes
+from memproxy.worker.outage import Observe, Outage, observe_nothing
+from memproxy.worker.tenure import Tenure
 
 log = logging.getLogger(__name__)
 
-OUTAGE_DELAYS_S = (0.1, 5.0)
-"""Wait for a store that is away: at first, and at most; it doubles."""
-
 BLIPS = 5
 """Failures of the store within one attempt, each of them over when asked again, after which the attempt counts."""
-
-Observe = Callable[[str, float], None]
-"""Takes a name and a number: the stage's `.done`, `.retried`, `.dead` and `.store_away` (1 each time), and `.seconds`
-(of an attempt that succeeded), such as `learn.done`.
-"""
 
 Value = TypeVar("Value")
 
@@ -45,51 +39,26 @@ class Limits:
     """How much a worker does at a time."""
 
     parallel: int = 4
-    """Turns that are being run."""
-    held: int = 64
-    """Turns that are claimed: run, waiting for their session's turn before, or waiting to be tried again."""
+    """Batches that are being run."""
+    held: int = 4_000
+    """Turns that are claimed: run, waiting for their session's turn before, for quiet, or to be tried again."""
+    held_bytes: int = 16_000_000
+    """Their size as JSON; several times that in memory."""
     block_s: float = 2.0
-    """How long one look into an empty queue takes; stopping waits for it."""
+    """How long one look into an empty queue takes."""
     grace_s: float = 20.0
     """How long stopping waits for what is being run."""
 
 
-class Outage:
-    """Says once that the store is away, and once that it is back."""
-
-    def __init__(self, stage: str, observe: Observe) -> None:
-        self._stage = stage
-        self._observe = observe
-        self._failures = 0
-
-    def failed(self, error: StoreError) -> float:
-        """How long to wait now, in seconds."""
-        first_s, longest_s = OUTAGE_DELAYS_S
-        if self._failures == 0:
-            log.warning("the worker for %s waits for the store: %s", self._stage, error)
-            self._observe(f"{self._stage}.store_away", 1)
-        self._failures += 1
-        return min(first_s * 2.0 ** min(self._failures - 1, 10), longest_s)
-
-    def passed(self) -> None:
-        """The store answered."""
-        if self._failures:
-            log.info("the worker for %s goes on: the store is back", self._stage)
-        self._failures = 0
-
-
 class Worker:
-    """Works off one job's queue until it is stopped. `run` is called once.
-
-    `consumer` must be this worker's alone, among all processes. `chance` gives numbers in 0..1.
-    """
+    """Works off one job's queue until it is stopped. `run` is called once. `chance` gives numbers in 0..1."""
 
     def __init__(
         self,
         queue: TurnQueue,
+        leases: Leases,
         job: Job,
         *,
-        consumer: str,
         patience: Patience | None = None,
         limits: Limits | None = None,
         observe: Observe | None = None,
@@ -98,122 +67,242 @@ class Worker:
     ) -> None:
         self._queue = queue
         self._job = job
-        self._consumer = consumer
+        self._consumer = leases.worker
         self._patience = patience or Patience()
         self._limits = limits or Limits()
-        self._observe = observe or _ignore
+        self._observe = observe or observe_nothing
         self._clock = clock
         self._chance = chance
-        self._outage = Outage(job.stage, self._observe)
-        self._slots = asyncio.Semaphore(self._limits.parallel)
-        self._held: dict[Address, Claimed] = {}
-        self._lanes: dict[tuple[Scope, str], deque[Claimed]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = asyncio.Event()
+        self._tenure = Tenure(leases)
+        self._lanes = Lanes(job.rules)
+        self._store = Outage(job.stage, "store", self._observe)
+        self._model = Outage(job.stage, "model", self._observe)
+        self._ahead_s = 0.0
+        """The store's time minus that of our clock."""
+        self._behind: set[str] = set()
+        """Partitions whose pending turns have to be looked through before new ones are claimed."""
+        self._sweep_due_s = clock()
+        self._running: dict[asyncio.Task[None], Batch] = {}
+        self._broken_off: list[Claimed] = []
+        self._stopping = False
         self._changed = asyncio.Event()
+        self._lease_work = asyncio.Event()
+
+    @property
+    def partitions(self) -> frozenset[str]:
+        """The partitions that this worker works on."""
+        return frozenset(self._tenure.held)
 
     def stop(self) -> None:
         """Claim and begin nothing more; `run` returns when what is being run is done, or the grace period is over."""
-        self._stopping.set()
-        self._changed.set()
+        self._stopping = True
+        self._announce()
 
     async def run(self) -> None:
-        """Work until stopped. If cancelled instead, what is held goes to others once it has lain for long enough."""
+        """Work until stopped. If cancelled instead, others take over when the leases have ended."""
         async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(self._keep_held())
-            while not self._stopping.is_set():
-                for claimed in await self._claim():
-                    self._admit(claimed, group)
+            keeping = group.create_task(self._keep_partitions())
+            claiming = group.create_task(self._claim_on())
+            await self._dispatch(group)
+            claiming.cancel()
             await self._let_finish()
-            keeper.cancel()
-        await self._release_held()
+            keeping.cancel()
+        await self._leave()
 
-    async def _claim(self) -> list[Claimed]:
-        """New turns, as many as there is room for; none while the store is away."""
-        while len(self._held) >= self._limits.held:
-            self._changed.clear()
-            await self._changed.wait()
-            if self._stopping.is_set():
-                return []
+    def _announce(self) -> None:
+        """Wake whoever waits for a change; they look for themselves."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # The keeper
+
+    async def _keep_partitions(self) -> None:
+        while True:
+            self._lease_work.clear()
+            try:
+                await self._look_after_partitions()
+            except StoreError as error:
+                await asyncio.sleep(self._store.failed(error))
+                continue
+            self._store.passed()
+            await _set_within(self._lease_work, self._tenure.leases.ttl_s / 3)
+
+    async def _look_after_partitions(self) -> None:
+        change = await self._tenure.renew()
+        self._ahead_s = change.now_ms / 1000 - self._clock()
+        self._lose(change.lost)
+        self._behind |= change.gained
+        for partition in sorted(self._behind & self._tenure.held):
+            await self._catch_up(partition, own=True)
+            self._behind.discard(partition)
+            self._announce()
+        if self._clock() >= self._sweep_due_s:  # who does not know yet that it lost a partition may still claim in it
+            self._sweep_due_s = self._clock() + self._tenure.leases.ttl_s
+            for partition in sorted(self._tenure.held):
+                await self._catch_up(partition, own=False)
+        busy = {partition for batch in self._running.values() for partition in batch.partitions}
+        if idle := self._tenure.leaving - busy:
+            self._lose(idle)
+            await self._tenure.give_back(idle)
+
+    async def _catch_up(self, partition: str, *, own: bool) -> None:
+        """Take over all that others, or this worker before, have claimed in the partition and not finished."""
+        cursor = BEGINNING
+        while True:
+            taken = await self._queue.take_over(self._consumer, partition, cursor=cursor, own=own)
+            self._admit(taken.found)
+            if taken.is_last:
+                return
+            cursor = taken.cursor
+
+    def _lose(self, partitions: Iterable[str]) -> None:
+        """Stop working on what somebody else works on by now."""
+        gone = set(partitions)
+        self._behind -= gone
+        for partition in gone:
+            self._lanes.forget(partition)
+        for task, batch in self._running.items():
+            if batch.partitions & gone:
+                task.cancel()
+
+    # The claimer
+
+    async def _claim_on(self) -> None:
+        while True:
+            changed = self._changed
+            partitions = self._tenure.held - self._tenure.leaving - self._behind
+            room = self._limits.held - len(self._lanes)
+            if not partitions or self._is_full():
+                await changed.wait()
+                continue
+            try:
+                found = await self._queue.claim(self._consumer, partitions, count=room, block_s=self._limits.block_s)
+            except StoreError as error:
+                # The store may have given us turns whose names never arrived: the keeper looks for them.
+                self._behind |= self._tenure.held
+                self._lease_work.set()
+                await asyncio.sleep(self._store.failed(error))
+                continue
+            self._store.passed()
+            self._admit(claimed for claimed in found if claimed.partition in self._tenure.held)
+
+    def _is_full(self) -> bool:
+        return len(self._lanes) >= self._limits.held or self._lanes.size >= self._limits.held_bytes
+
+    def _admit(self, found: Iterable[Claimed]) -> None:
+        for claimed in found:
+            queued_s = claimed.order[0] / 1000 - self._ahead_s
+            self._lanes.admit(claimed, lane_of(claimed.turn), since_s=min(queued_s, self._clock()))
+        self._announce()
+
+    # The dispatcher
+
+    async def _dispatch(self, group: asyncio.TaskGroup) -> None:
+        while not self._stopping:
+            changed, due_s = self._changed, None
+            if len(self._running) < self._limits.parallel:
+                batch = self._lanes.next_batch(self._clock(), hurry=self._is_full())
+                if batch is not None:
+                    self._start(batch, group)
+                    continue
+                due_s = self._lanes.next_due_s()
+            await _set_within(changed, None if due_s is None else max(0.0, due_s - self._clock()))
+
+    def _start(self, batch: Batch, group: asyncio.TaskGroup) -> None:
+        task = group.create_task(self._bring_forward(batch))
+        self._running[task] = batch
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        del self._running[task]
+        if self._tenure.leaving:
+            self._lease_work.set()
+        self._announce()
+
+    async def _bring_forward(self, batch: Batch) -> None:
+        """One attempt at a batch, and what follows from it."""
         try:
-            found = await self._queue.claim(self._consumer, self._limits.held - len(self._held), self._limits.block_s)
-        except StoreError as error:
-            await self._wait_unless_stopped(self._outage.failed(error))
-            return []
-        self._outage.passed()
-        return found
+            verdict: Retry | GiveUp | None = worn_out(batch.attempts, patience=self._patience)
+            if verdict is None:
+                held = await self._when_store_answers(partial(self._queue.begin, self._consumer, batch.claimed))
+                mine = self._lanes.keep(batch, held)
+                if mine is None:
+                    return
+                batch = mine
+                verdict = await self._attempt(batch)
+            await self._conclude(batch, verdict)
+        except asyncio.CancelledError:
+            if self._stopping:
+                self._broken_off += batch.claimed
+            self._lanes.put_off(batch, until_s=self._clock())
+            raise
 
-    def _admit(self, claimed: Claimed, group: asyncio.TaskGroup) -> None:
-        if claimed.address in self._held:  # our own hold ran out while the store was away, and we took it over
-            return
-        self._held[claimed.address] = claimed
-        key = (claimed.turn.scope, claimed.turn.session)
-        if key in self._lanes:
-            self._lanes[key].append(claimed)
-            return
-        self._lanes[key] = deque([claimed])
-        task = group.create_task(self._work_off(key))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _work_off(self, key: tuple[Scope, str]) -> None:
-        """Bring one session's turns to their ends, in order."""
-        lane = self._lanes[key]
-        while lane and not self._stopping.is_set():
-            if await self._bring_to_end(lane[0]):
-                self._held.pop(lane.popleft().address, None)
-                self._changed.set()
-        del self._lanes[key]
-
-    async def _bring_to_end(self, claimed: Claimed) -> bool:
-        """Try the turn until it is done, given up, or somebody else's; False if stopped before."""
-        while claimed.address in self._held:
-            async with self._slots:
-                if self._stopping.is_set():
-                    return False
-                verdict = worn_out(claimed.deliveries, patience=self._patience) or await self._attempt(claimed)
-                if not isinstance(verdict, Retry):
-                    await self._when_store_answers(partial(self._conclude, claimed, verdict))
-                    return True
-            log.warning("turn %s is tried again in %.1f s: %s", claimed.turn.id, verdict.delay_s, verdict.reason)
-            self._observe(f"{self._job.stage}.retried", 1)
-            if await self._wait_unless_stopped(verdict.delay_s):
-                return False
-            if not await self._when_store_answers(partial(self._queue.count_attempt, self._consumer, claimed)):
-                return True
-            claimed = replace(claimed, deliveries=claimed.deliveries + 1)
-        return True
-
-    async def _attempt(self, claimed: Claimed) -> Retry | GiveUp | None:
+    async def _attempt(self, batch: Batch) -> Retry | GiveUp | None:
         """Run the job until it ends by anything but the store's being away; None when it is done."""
         began = self._clock()
+        turns = [claimed.turn for claimed in batch.claimed]
         for blip in itertools.count():
             try:
                 async with asyncio.timeout(self._patience.deadline_s):
-                    await self._job.run(claimed.turn)
+                    tokens = await self._job.run(turns)
                 break
             except Exception as error:
-                # One turn's failure, a bug included, must not end the loop: the others are not to blame, and this one
+                # One batch's failure, a bug included, must not end the loop: the others are not to blame, and this one
                 # is tried again, and in the end kept with the reason.
-                if isinstance(error, StoreUnavailableError) and blip < BLIPS:
-                    await asyncio.sleep(self._outage.failed(error))
-                    await self._when_store_answers(partial(self._queue.renew, self._consumer, [claimed]))
+                if isinstance(error, StoreUnavailableError) and _is_store_to_blame(error, blip):
+                    await asyncio.sleep(self._store.failed(error))
+                    await self._when_store_answers(partial(self._queue.holds, self._consumer, batch.claimed))
                     continue
                 if not isinstance(error, MemproxyError | TimeoutError):
-                    log.exception("the job for %s failed at turn %s", self._job.stage, claimed.turn.id)
-                return judge(error, claimed.deliveries, patience=self._patience, chance=self._chance())
+                    log.exception("the job for %s failed at %s", self._job.stage, _named(batch))
+                return self._verdict(error, batch)
+        self._model.passed()
         self._observe(f"{self._job.stage}.seconds", self._clock() - began)
+        self._observe(f"{self._job.stage}.tokens", tokens)
         return None
 
-    async def _conclude(self, claimed: Claimed, verdict: GiveUp | None) -> None:
-        if verdict is not None:
-            await self._queue.dead_letter(claimed, verdict.reason)
-            log.error("turn %s is given up at %s: %s", claimed.turn.id, self._job.stage, verdict.reason)
-        elif self._job.then is not None:
-            await self._queue.hand_over(claimed, self._job.then)
-        else:
-            await self._queue.acknowledge(claimed)
-        self._observe(f"{self._job.stage}.{'done' if verdict is None else 'dead'}", 1)
+    def _verdict(self, error: Exception, batch: Batch) -> Retry | GiveUp:
+        if isinstance(error, ModelAwayError):
+            self._model.failed(error)
+        age_s = self._clock() - min(held.since_s for held in batch.held)
+        failure = Failure(error, attempt=batch.attempts + 1, retries=self._lanes.retries(batch), age_s=age_s)
+        return judge(failure, patience=self._patience, chance=self._chance())
+
+    async def _conclude(self, batch: Batch, verdict: Retry | GiveUp | None) -> None:
+        stage, now_s = self._job.stage, self._clock()
+        match verdict:
+            case None:
+                await self._when_store_answers(partial(self._finish, batch))
+                self._lanes.finished(batch)
+                self._observe(f"{stage}.done", len(batch.held))
+            case Retry():
+                if not verdict.counts:
+                    await self._when_store_answers(partial(self._queue.uncount, self._consumer, batch.claimed))
+                log.info("%s is tried again in %.1f s: %s", _named(batch), verdict.delay_s, verdict.reason)
+                self._lanes.put_off(batch, until_s=now_s + verdict.delay_s, attempted=verdict.counts)
+                self._observe(f"{stage}.retried", 1)
+            case GiveUp() if len(batch.held) > 1:
+                await self._when_store_answers(partial(self._queue.uncount, self._consumer, batch.claimed))
+                log.info("%s is tried turn by turn: %s", _named(batch), verdict.reason)
+                self._lanes.put_off(batch, until_s=now_s, attempted=False, alone=True)
+                self._observe(f"{stage}.split", 1)
+            case GiveUp():
+                await self._when_store_answers(partial(self._bury, batch.claimed[0], verdict.reason))
+                self._lanes.finished(batch)
+
+    async def _finish(self, batch: Batch) -> None:
+        forwarded = self._job.forwarded(batch.claimed) if self._job.forwarded is not None else None
+        await self._queue.finish(self._consumer, batch.claimed, then=self._job.then, forwarded=forwarded)
+
+    async def _bury(self, claimed: Claimed, reason: str) -> None:
+        dropped = await self._queue.dead_letter(self._consumer, claimed, reason)
+        if dropped is None:
+            return
+        log.error("turn %s is given up at %s: %s", claimed.turn.id, self._job.stage, reason)
+        self._observe(f"{self._job.stage}.dead", 1)
+        if dropped:
+            log.error("%d of the oldest dead letters at %s made room for it and are gone", dropped, self._job.stage)
+            self._observe(f"{self._job.stage}.dead_dropped", dropped)
 
     async def _when_store_answers(self, act: Callable[[], Awaitable[Value]]) -> Value:
         """What `act` gives, tried until the store does not refuse."""
@@ -221,52 +310,45 @@ class Worker:
             try:
                 value = await act()
             except StoreError as error:
-                await asyncio.sleep(self._outage.failed(error))
+                await asyncio.sleep(self._store.failed(error))
             else:
-                self._outage.passed()
+                self._store.passed()
                 return value
 
-    async def _wait_unless_stopped(self, delay_s: float) -> bool:
-        """Wait; True, and at once, when the worker is being stopped."""
-        try:
-            async with asyncio.timeout(delay_s):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _keep_held(self) -> None:
-        """Renew what is held, well before others may take it over; forget what they have."""
-        while True:
-            await asyncio.sleep(self._queue.take_over_s / 3)
-            held = list(self._held.values())
-            if not held:
-                continue
-            try:
-                still = await self._queue.renew(self._consumer, held)
-            except StoreError as error:
-                self._outage.failed(error)
-                continue
-            for claimed in held:
-                if claimed.address not in still:
-                    self._held.pop(claimed.address, None)
-                    self._changed.set()
+    # The end
 
     async def _let_finish(self) -> None:
         """Wait for what is being run, for the grace period; then break it off."""
-        if self._tasks:
-            _, unfinished = await asyncio.wait(self._tasks, timeout=self._limits.grace_s)
+        if self._running:
+            _, unfinished = await asyncio.wait(self._running, timeout=self._limits.grace_s)
             for task in unfinished:
                 task.cancel()
+            if unfinished:
+                await asyncio.wait(unfinished)
 
-    async def _release_held(self) -> None:
+    async def _leave(self) -> None:
         """Let other workers have at once what was not finished here."""
-        if self._held:
-            try:
-                await self._queue.release(self._consumer, self._held.values())
-            except StoreError as error:
-                log.warning("turns are left to be taken over in %g s: %s", self._queue.take_over_s, error)
+        try:
+            await self._queue.uncount(self._consumer, self._broken_off)
+            await self._tenure.end()
+        except StoreError as error:
+            log.warning("what was not done is left to others in %g s: %s", self._tenure.leases.ttl_s, error)
 
 
-def _ignore(_name: str, _value: float) -> None:
-    """Observe nothing."""
+def _is_store_to_blame(error: StoreUnavailableError, blip: int) -> bool:
+    """Rather than a batch that is too much for the store each time."""
+    return blip < BLIPS or isinstance(error, StoreReadOnlyError)
+
+
+def _named(batch: Batch) -> str:
+    first, *others = batch.claimed
+    return f"turn {first.turn.id}" + (f" with {len(others)} more" if others else "")
+
+
+async def _set_within(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Wait for the event, but not longer."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

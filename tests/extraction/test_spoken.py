@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from memproxy.extraction.spoken import MAX_PIECES, PIECE_CHARS, Utterance, day, is_trivial, pieces, utterances
+from memproxy.extraction.spoken import (
+    MAX_PIECES,
+    PIECE_CHARS,
+    Utterance,
+    day,
+    is_trivial,
+    pieces,
+    sentences,
+    utterances,
+)
 from memproxy.records import JsonObject, StoredMessage
 
 NOON = datetime(2023, 5, 8, 12, tzinfo=UTC)
@@ -133,3 +142,27 @@ def test_a_pasted_document_does_not_flood_the_memory() -> None:
 def test_days_are_written_as_people_write_them() -> None:
     """Models read them without mistaking month for day."""
     assert day(NOON) == "8 May 2023"
+
+
+@pytest.mark.parametrize(
+    ("words", "cut"),
+    [
+        ("One. Two? Three", ["One. ", "Two? ", "Three"]),
+        ("No end", ["No end"]),
+        ('He said "Go!" Then\nhe left.', ['He said "Go!" ', "Then\n", "he left."]),
+        ("\u4e00\u3002\u4e8c\u3002", ["\u4e00\u3002", "\u4e8c\u3002"]),
+        ("It costs 3.50 euros.", ["It costs 3.50 euros."]),
+        ("", []),
+    ],
+)
+def test_sentences_are_cut_and_nothing_is_lost(words: str, cut: list[str]) -> None:
+    """What repeats is left out sentence by sentence; the rest stays as it was said."""
+    assert sentences(words) == cut
+    assert "".join(sentences(words)) == words
+
+
+def test_words_carry_the_turn_that_brought_them() -> None:
+    """A memory names its turn, and what was only put into a message is not said."""
+    message = {"role": "user", "content": "<file>\nAnn lives in Rome.\n</file>\nWho is Ann?"}
+    stored = StoredMessage(message, digest="", tokens=0, at=NOON, turn="t7")
+    assert [(one.words, one.turn) for one in utterances([stored])] == [("Who is Ann?", "t7")]

@@ -1,0 +1,428 @@
+"""Learning under faults, with real processes: `python -m bench.extraction_faults`.
+
+A memproxy serves, three `memproxy worker` processes learn, and 2,000 turns of the dialogues are said through the proxy.
+Meanwhile workers are killed with SIGKILL at random, the store is killed and restarted, and the model answers 429, 500,
+nothing at all, and garbage. In the end every observation that the model ever made must be stored exactly once, the
+queue must be empty, what was given up must have a reason and go through when it is tried again, and nobody else's
+records may have been touched.
+
+Before that, the time that requests take is measured with the workers stopped and at work, in turns.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+from redis.asyncio import Redis
+
+from bench.client import Connection, LoadError
+from bench.dialogue_turns import DIALOGUES, Said, read_turns, sessions_of
+from bench.faulty_model import EXTRACTION_MODEL, FaultyModel
+from bench.processes import ROOT, free_port, launched
+from memproxy.demo.scripted_model import ScriptedModel
+from memproxy.embedding import LocalEmbedder
+from memproxy.identity import SINGLE_TENANT
+from memproxy.memory.long_term import LongTermMemory
+from memproxy.records import MemoryRecord, MemoryType, Scope
+from memproxy.storage.connection import open_redis
+from memproxy.storage.dead_letters import DeadLetters
+from memproxy.storage.embedded import EmbeddedStore
+from memproxy.storage.long_term import LongTermStore
+from memproxy.storage.queue import Stage, TurnQueue
+from memproxy.errors import StoreError
+
+WORKERS = 3
+SPEAKERS_AT_ONCE = 12
+"""Sessions that are led at the same time."""
+
+KILL_WORKER_EVERY_S = (1.5, 4.0)
+RESTART_STORE_EVERY_S = (6.0, 12.0)
+DRAIN_S = 300.0
+POLL_S = 0.2
+
+SETTINGS: Mapping[str, str] = {
+    "MEMPROXY_EXTRACTION_MODEL": EXTRACTION_MODEL,
+    "MEMPROXY_EXTRACTION_TIMEOUT_S": "2",
+    "MEMPROXY_EXTRACTION_DEBOUNCE_S": "1",
+    "MEMPROXY_EXTRACTION_MAX_WAIT_S": "3",
+    "MEMPROXY_EXTRACTION_RETRY_S": "0.2",
+    "MEMPROXY_WORKER_LEASE_S": "2",
+    "MEMPROXY_LOG_LEVEL": "info",
+}
+"""Everything quicker than in real life, so that there is more of it."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What the run was, and what came of it."""
+
+    turns: int = 0
+    degraded: int = 0
+    """Requests that were answered without memory, because the store was away."""
+    observations: int = 0
+    stored: int = 0
+    missing: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    strangers_touched: int = 0
+    strangers: int = 0
+    said: int = 0
+    """Memories of what was said."""
+    scopes: int = 0
+    """Users that have memories and should not."""
+    worker_kills: int = 0
+    store_restarts: int = 0
+    model_calls: dict[str, int] = field(default_factory=dict)
+    dead: dict[str, int] = field(default_factory=dict)
+    """Dead letters before they were tried again, by reason."""
+    left: int = 0
+    """Turns in the queue at the end, dead letters included."""
+    said_s: float = 0.0
+    drained_s: float = 0.0
+    latency_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Everything that must hold does."""
+        is_whole = self.stored == self.observations and not self.missing and not self.doubled
+        return is_whole and not (self.strangers_touched or self.scopes or self.left)
+
+
+class Crew:
+    """The workers, as processes of their own."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], *, rng: random.Random) -> None:
+        self.kills = 0
+        self._folder = folder
+        self._rng = rng
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MEMPROXY_")}
+        self._environment = clean | dict(settings)
+        self._processes: list["subprocess.Popen[bytes]"] = []
+
+    def start(self, count: int) -> None:
+        for _ in range(count):
+            self._processes.append(self._launched())
+
+    def kill_one(self) -> None:
+        """SIGKILL one of them; another one starts in its place."""
+        place = self._rng.randrange(len(self._processes))
+        self._processes[place].kill()
+        self._processes[place].wait()
+        self._processes[place] = self._launched()
+        self.kills += 1
+
+    def signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            process.send_signal(number)
+
+    def check_alive(self) -> None:
+        """Raises LoadError when one has ended that nobody killed."""
+        for process in self._processes:
+            if process.poll() is not None:
+                raise LoadError(f"a worker ended with {process.returncode}; its log is in {self._folder}")
+
+    async def end(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            await asyncio.to_thread(process.wait)
+
+    def _launched(self) -> "subprocess.Popen[bytes]":
+        with (self._folder / "workers.log").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "memproxy", "worker"],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything that runs."""
+
+    folder: Path
+    redis: Redis
+    settings: Mapping[str, str]
+    port: int
+    model: FaultyModel
+    crew: Crew
+    rng: random.Random
+
+
+@asynccontextmanager
+async def playing(turns: Sequence[Said], seed: int) -> AsyncIterator[Scene]:
+    """The store, the model and a serving memproxy; the workers are not started yet."""
+    rng = random.Random(seed)
+    model = FaultyModel(turns, rng=random.Random(seed + 1))
+    with tempfile.TemporaryDirectory(prefix="mpf-") as name:
+        folder = Path(name)
+        async with EmbeddedStore(folder / "data") as store, ScriptedModel(model, keep_requests=1).serve() as upstream:
+            settings = {
+                **SETTINGS,
+                "MEMPROXY_REDIS_URL": store.url,
+                "MEMPROXY_UPSTREAM_BASE_URL": upstream.base_url,
+                "MEMPROXY_EXTRACTION_BASE_URL": upstream.base_url,
+                "MEMPROXY_RUN_WORKER": "false",
+            }
+            port = free_port()
+            serve = ["memproxy", "serve", "--host", "127.0.0.1", "--port", str(port)]
+            crew = Crew(folder, settings, rng=rng)
+            redis = open_redis(store.url, connect_timeout_s=5, max_connections=16)
+            async with launched("serve", serve, port=port, folder=folder, settings=settings) as server:
+                await server.wait_ready("/readyz")
+                try:
+                    yield Scene(folder, redis, settings, port, model, crew, rng)
+                finally:
+                    await crew.end()
+                    await redis.aclose()
+
+
+async def run(turns: Sequence[Said], *, seed: int, measures_latency: bool) -> Result:
+    """One run from the beginning to the end."""
+    result = Result(turns=len(turns), observations=sum(len(said.observations) for said in turns))
+    async with playing(turns, seed) as scene:
+        strangers = await _settle_strangers(scene.redis, turns)
+        result.strangers = len(strangers)
+        began = time.monotonic()
+        chaos = asyncio.get_running_loop().create_task(_chaos(scene, result))
+        scene.crew.start(WORKERS)
+        result.degraded = await _say_all(scene, turns)
+        result.said_s = time.monotonic() - began
+        await _drained(scene)
+        chaos.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await chaos
+        await _drained(scene)
+        result.drained_s = time.monotonic() - began
+        scene.crew.check_alive()
+        result.dead = dict(Counter([letter.reason async for letter in DeadLetters(scene.redis).each(Stage)]))
+        result.model_calls = dict(sorted(scene.model.calls.items()))
+        result.worker_kills = scene.crew.kills
+        scene.model.is_well = True
+        if result.dead:
+            await _command(scene, "queue", "retry", "--all")
+            await _drained(scene)
+        result.left = sum([await _left(scene.redis, stage) for stage in Stage])
+        await _judge(scene.redis, turns, strangers, result)
+        if measures_latency:
+            result.latency_ms = await _latency(scene, turns)
+    return result
+
+
+async def _say_all(scene: Scene, turns: Sequence[Said]) -> int:
+    """Say every turn through the proxy, some sessions at a time; how many answers were without memory."""
+    waiting = sessions_of(turns)
+    scene.rng.shuffle(waiting)
+    degraded = 0
+
+    async def lead() -> None:
+        nonlocal degraded
+        connection = await Connection.connected(scene.port)
+        while waiting:
+            history: list[dict[str, str]] = []
+            for said in waiting.pop():
+                history.append({"role": "user", "name": said.speaker, "content": said.text})
+                answer = await connection.ask(_request(said, history))
+                if answer.status != 200:
+                    raise LoadError(f"a request was answered {answer.status}: {answer.body[:300]!r}")
+                degraded += bool(answer.header(b"x-memproxy-degraded"))
+                history.append({"role": "assistant", "content": "Noted."})
+        connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(SPEAKERS_AT_ONCE):
+            group.create_task(lead())
+    return degraded
+
+
+def _request(said: Said, messages: Sequence[Mapping[str, str]], *, session: str = "") -> bytes:
+    body = json.dumps({"model": "chat", "messages": messages}).encode()
+    path = f"/u/{said.user}/s/{session or said.session}/v1/chat/completions"
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def _chaos(scene: Scene, result: Result) -> None:
+    """Kill workers and restart the store at random moments, until cancelled."""
+
+    async def workers() -> None:
+        while True:
+            await asyncio.sleep(scene.rng.uniform(*KILL_WORKER_EVERY_S))
+            await asyncio.to_thread(scene.crew.kill_one)
+
+    async def store() -> None:
+        while True:
+            await asyncio.sleep(scene.rng.uniform(*RESTART_STORE_EVERY_S))
+            with contextlib.suppress(Exception):  # it may be restarting just now
+                pid = (await scene.redis.info("server"))["process_id"]
+                await scene.redis.execute_command("WAITAOF", 1, 0, 2_000)  # type: ignore[no-untyped-call]
+                os.kill(pid, scene.rng.choice((signal.SIGKILL, signal.SIGTERM)))
+                result.store_restarts += 1
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(workers())
+        group.create_task(store())
+
+
+async def _drained(scene: Scene) -> None:
+    """Wait until every turn is recorded and nothing waits to be learned from. Raises LoadError."""
+    deadline, depths = time.monotonic() + DRAIN_S, []
+    while time.monotonic() < deadline:
+        with contextlib.suppress(StoreError, LoadError, OSError):
+            depths = [await TurnQueue(scene.redis, stage=stage).depth() for stage in Stage]
+            if not any(depth.waiting + depth.pending for depth in depths) and await _is_recorded(scene):
+                return
+        await asyncio.sleep(POLL_S)
+    log = (scene.folder / "workers.log").read_text("utf-8", "replace")
+    raise LoadError(f"the queue did not get empty within {DRAIN_S:g} s: {depths}\n{log[-3_000:]}")
+
+
+async def _is_recorded(scene: Scene) -> bool:
+    connection = await Connection.connected(scene.port)
+    metrics = (await connection.ask(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")).body
+    connection.close()
+    lost = [line for line in metrics.splitlines() if line.startswith(b"memproxy_turns_lost_total ")]
+    if lost and float(lost[0].split()[-1]):
+        raise AssertionError("the proxy has lost turns")
+    return b"\nmemproxy_turns_waiting 0.0\n" in metrics
+
+
+async def _left(redis: Redis, stage: Stage) -> int:
+    depth = await TurnQueue(redis, stage=stage).depth()
+    return depth.waiting + depth.pending + depth.dead
+
+
+async def _command(scene: Scene, *arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "memproxy", *arguments, cwd=ROOT, env={**os.environ, **scene.settings}
+    )
+    if await process.wait():
+        raise LoadError(f"memproxy {' '.join(arguments)} ended with {process.returncode}")
+
+
+async def _settle_strangers(redis: Redis, turns: Sequence[Said]) -> dict[bytes, dict[bytes, bytes]]:
+    """Store records of people who take no part, with the very words of the observations: nobody may touch them."""
+    embedder = LocalEmbedder()
+    store = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
+    await store.ensure_index()
+    memory = LongTermMemory(store, embedder)
+    users = sorted({said.user for said in turns})
+    observed = [observation for said in turns for observation in said.observations][:40]
+    scopes = [Scope(SINGLE_TENANT, "somebody else"), Scope("another tenant", users[0]), Scope(SINGLE_TENANT, users[0], "n")]
+    now = msgspec.json.decode(b'"2023-01-01T00:00:00Z"', type=__import__("datetime").datetime)
+    records = [
+        MemoryRecord(observation.id, scope, observation.text, MemoryType.SEMANTIC, now)
+        for scope in scopes
+        for observation in observed
+    ]
+    await memory.remember(records)
+    return await _documents(redis)
+
+
+async def _documents(redis: Redis) -> dict[bytes, dict[bytes, bytes]]:
+    found = {}
+    async for key in redis.scan_iter("mp:m:*", count=1_000):
+        fields: Any = await redis.hgetall(key)
+        found[key] = fields
+    return found
+
+
+async def _judge(
+    redis: Redis, turns: Sequence[Said], strangers: Mapping[bytes, Mapping[bytes, bytes]], result: Result
+) -> None:
+    """Compare what is stored with what was said."""
+    documents = await _documents(redis)
+    result.strangers_touched = sum(documents.pop(key, None) != fields for key, fields in strangers.items())
+    records = [msgspec.json.decode(fields[b"record"], type=MemoryRecord) for fields in documents.values()]
+    users = {said.user for said in turns}
+    result.scopes = len({record.scope for record in records} - {Scope(SINGLE_TENANT, user) for user in users})
+    result.said = sum(record.type is MemoryType.MESSAGE for record in records)
+    made = [record for record in records if record.type is not MemoryType.MESSAGE]
+    seen = Counter((record.scope.user, observed) for record in made for observed in record.entities)
+    expected = {(said.user, observation.id) for said in turns for observation in said.observations}
+    result.stored = sum(seen[each] == 1 for each in expected)
+    result.missing = sorted(observed for user, observed in expected if not seen[user, observed])
+    result.doubled = sorted(observed for (user, observed), times in seen.items() if times > 1)
+
+
+async def _latency(scene: Scene, turns: Sequence[Said]) -> dict[str, float]:
+    """How long requests take while the workers stand still, and while they work through a backlog, in ms."""
+    taken: dict[str, list[float]] = {"off": [], "on": []}
+    connection = await Connection.connected(scene.port)
+    for number in range(12):
+        kind = "on" if number % 2 else "off"
+        scene.crew.signal(signal.SIGCONT if kind == "on" else signal.SIGSTOP)
+        for place in range(60):
+            said = turns[(number * 60 + place) % len(turns)]
+            session = f"latency-{number}-{place}"
+            messages = [{"role": "user", "name": said.speaker, "content": said.text}]
+            answer = await connection.ask(_request(said, messages, session=session))
+            taken[kind].append(answer.latency_s * 1000)
+            await asyncio.sleep(0.02)
+    scene.crew.signal(signal.SIGCONT)
+    connection.close()
+    figures = {}
+    for kind, values in taken.items():
+        figures[f"p50 {kind}"] = statistics.median(values)
+        figures[f"p95 {kind}"] = statistics.quantiles(values, n=20)[-1]
+    return figures | {f"{p} ratio": figures[f"{p} on"] / figures[f"{p} off"] for p in ("p50", "p95")}
+
+
+def show(result: Result) -> None:
+    """Print the numbers."""
+    print(f"turns said                    {result.turns} in {result.said_s:.0f} s, {result.degraded} while the store was away")
+    print(f"learned after                 {result.drained_s:.0f} s")
+    print(f"workers killed                {result.worker_kills}")
+    print(f"store restarted               {result.store_restarts}")
+    print(f"model calls                   {', '.join(f'{n} {name}' for name, n in result.model_calls.items())}")
+    print(f"given up, then tried again    {sum(result.dead.values())} {result.dead or ''}")
+    print(f"observations stored once      {result.stored} of {result.observations}")
+    print(f"missing, doubled              {len(result.missing)}, {len(result.doubled)} {result.missing[:5]} {result.doubled[:5]}")
+    print(f"memories of what was said     {result.said}")
+    print(f"strangers' records touched    {result.strangers_touched} of {result.strangers}; stray users {result.scopes}")
+    print(f"left in the queue             {result.left}")
+    for name, value in result.latency_ms.items():
+        print(f"latency, {name:20} {value:.2f}{'' if 'ratio' in name else ' ms'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print; the exit code is 1 when something does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m bench.extraction_faults", description="Learning under faults.")
+    parser.add_argument("--turns", type=int, default=2_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--dialogues", type=Path, default=DIALOGUES)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--no-latency", action="store_true", help="do not measure what workers cost the requests")
+    chosen = parser.parse_args(arguments)
+    if not chosen.dialogues.exists():
+        print(f"There are no dialogues at {chosen.dialogues}.")
+        return 2
+    turns = read_turns(chosen.dialogues, count=chosen.turns)
+    result = uvloop.run(run(turns, seed=chosen.seed, measures_latency=not chosen.no_latency))
+    show(result)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(asdict(result), indent=1))
+    return 0 if result.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
