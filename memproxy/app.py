@@ -1,12 +1,13 @@
-"""Wire services into the web application: the provider's API, receipts, health, metrics.
+"""Wire services into the web application: the provider's API, the memory API, receipts, health, metrics.
 
-The provider's API is a plain ASGI app in front; memproxy's own pages are ordinary litestar handlers behind it. (A mount
-at the root would shadow every handler with a path parameter.)
+The provider's API is a plain ASGI app in front; memproxy's own pages and the memory API are ordinary litestar handlers
+behind it. (A mount at the root would shadow every handler with a path parameter.)
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get
@@ -15,18 +16,30 @@ from litestar.params import FromPath
 
 from memproxy.errors import MemproxyError, NotFoundError, RequestError, StoreError
 from memproxy.identity import credential_of
+from memproxy.memory.view_runs import ViewRuns
+from memproxy.memory_api.api import MemoryApi
+from memproxy.memory_api.mcp_server import McpApp, McpDefaults, mcp_identity
+from memproxy.memory_api.paths import ApiPath, api_path
+from memproxy.memory_api.requests import IDENTITY_PREFIX
+from memproxy.memory_api.routes import memory_app
+from memproxy.memory_api.sessions import Sessions
+from memproxy.memory_api.summary_views import views_of
 from memproxy.proxy.assemble import Assembler
 from memproxy.proxy.cached_results import ToolCache
 from memproxy.proxy.client import Message, Receive, Send
 from memproxy.proxy.memory_tools import MemoryTools
-from memproxy.proxy.pipeline import Pipeline
+from memproxy.proxy.pipeline import SETTLE_DEADLINE_S, Pipeline
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts
 from memproxy.proxy.record import Recorder
 from memproxy.proxy.routes import ProxyApp
 from memproxy.proxy.stages import Policy
 from memproxy.proxy.upstream import Upstream
+from memproxy.records import MemoryMode, SessionKey
 from memproxy.services import Services
+from memproxy.settings import LOOPBACK, Settings
+from memproxy.storage.schema import session_key
+from memproxy.telemetry import Metrics
 from memproxy.tokens import Windows
 
 OWN_SEGMENTS = frozenset({b"healthz", b"readyz", b"metrics", b"memproxy"})
@@ -53,7 +66,10 @@ class App:
 
     proxy: ProxyApp
     pages: Litestar
+    memory_api: Litestar
+    mcp: McpApp
     recorder: Recorder
+    metrics: Metrics
     is_draining: bool = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -61,8 +77,26 @@ class App:
         path: str = scope["path"]
         if path.lstrip("/").partition("/")[0].encode() in OWN_SEGMENTS:
             await self.pages(scope, receive, send)  # type: ignore[arg-type]  # litestar's own names for ASGI's types
+        elif (found := api_path(scope.get("raw_path") or path.encode())) is not None:
+            await self.memory_api(_below(found, scope), receive, self._counting(send))  # type: ignore[arg-type]  # as above
+        elif (identity := mcp_identity(scope.get("raw_path") or path.encode())) is not None:
+            await self.mcp(scope, receive, send, identity=identity)
         else:
             await self.proxy(scope, receive, send)
+
+    def _counting(self, send: Send) -> Send:
+        async def count(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.metrics.requests.labels("memory_api", f"{message['status'] // 100}xx").inc()
+            await send(message)
+
+        return count
+
+
+def _below(found: ApiPath, scope: Message) -> Message:
+    """The request as the memory API takes it: the identity stands beside the path, not in it."""
+    path = unquote(found.path.decode("latin-1"))
+    return {**scope, "path": path, "raw_path": found.path, IDENTITY_PREFIX: found.identity}
 
 
 def create_app(services: Services, upstream: Upstream) -> App:
@@ -83,11 +117,20 @@ def create_app(services: Services, upstream: Upstream) -> App:
         metrics=services.metrics,
         buffer_size=settings.record_buffer,
         deadline_s=settings.record_deadline_s,
+        pressure=lambda: services.store_memory.pressure,
     )
     receipts = Receipts()
     pipeline = _pipeline(services, upstream, recall=recall, recorder=recorder, receipts=receipts)
     proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics)
-    app = App(proxy, Litestar(openapi_config=None, logging_config=None), recorder)
+    api = memory_api(services, settled=_settled(recorder))
+    app = App(
+        proxy,
+        Litestar(openapi_config=None, logging_config=None),
+        memory_app(api),
+        McpApp(api, defaults=mcp_defaults(settings), is_loopback=settings.listen_host in LOOPBACK),
+        recorder,
+        services.metrics,
+    )
     app.pages = Litestar(
         [_healthz, _readyz(lambda: not app.is_draining), _metrics(services, recorder), _explain(services, receipts)],
         openapi_config=None,
@@ -106,7 +149,7 @@ def _pipeline(
         recall=recall,
         recorder=recorder,
         receipts=receipts,
-        assembler=Assembler(recall, Windows(settings.windows(), default=settings.default_window), policy),
+        assembler=Assembler(recall, _windows(settings), policy),
         tool_cache=ToolCache(
             services.tool_results,
             services.tool_counts,
@@ -122,6 +165,58 @@ def _pipeline(
         clock=services.clock,
         metrics=services.metrics,
     )
+
+
+def mcp_defaults(settings: Settings) -> McpDefaults:
+    """Whose memory MCP's tools work on when nobody says."""
+    return McpDefaults(settings.mcp_user or None, settings.mcp_namespace or None)
+
+
+def _settled(recorder: Recorder) -> Callable[[SessionKey], Awaitable[None]]:
+    """Waits as a next request of the session would for what is being recorded."""
+
+    async def settled(key: SessionKey) -> None:
+        await recorder.settled([session_key("s", key)], deadline_s=SETTLE_DEADLINE_S)
+
+    return settled
+
+
+async def _at_once(_: SessionKey) -> None:
+    """In a process that records nothing there is nothing to wait for."""
+
+
+def memory_api(services: Services, *, settled: Callable[[SessionKey], Awaitable[None]] = _at_once) -> MemoryApi:
+    """What the memory API and MCP work with."""
+    settings = services.settings
+    views = views_of(services)
+    return MemoryApi(
+        tenants=services.tenants,
+        clock=services.clock,
+        tasks=services.tasks,
+        long_term=services.long_term,
+        views=views,
+        runs=ViewRuns(views, services.run_tasks, tasks=services.tasks, clock=services.clock),
+        deadline_s=settings.api_deadline_s,
+        model_deadline_s=settings.extraction_timeout_s,
+        max_body_bytes=int(settings.max_body_mb * 1_048_576),
+        default_user=settings.default_user or None,
+        is_on=settings.memory is not MemoryMode.OFF,
+        model=services.model,
+        sessions=Sessions(
+            services.session_documents,
+            services.session_index,
+            _windows(settings),
+            services.clock,
+            settled=settled,
+            shows_unsaved=settings.legacy_unsaved_sessions,
+            recall_memories=settings.recall_memories,
+            recall_tokens=settings.recall_tokens,
+        ),
+    )
+
+
+def _windows(settings: Settings) -> Windows:
+    return Windows(settings.windows(), default=settings.default_window)
 
 
 def _policy(services: Services) -> Policy:

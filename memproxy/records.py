@@ -168,6 +168,8 @@ class Turn:
     """Records that whoever wrote the session put beside its messages; stored as they are."""
     strategies: tuple[StrategyChoice, ...] = ()
     """How memories are made of it; empty means as it is configured."""
+    thread: str = ""
+    """Which of the conversations under the session's name."""
 
 
 class MemoryRecord(msgspec.Struct, frozen=True, omit_defaults=True):

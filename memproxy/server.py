@@ -1,12 +1,13 @@
-"""Run memproxy's processes: the server with its workers, or workers alone, until a signal ends them."""
+"""Run memproxy's processes that serve, and the one that learns beside them, until a signal ends them."""
 
 import asyncio
 import gc
 import logging
+import math
 import multiprocessing
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
@@ -18,14 +19,19 @@ from typing_extensions import override
 from memproxy.app import App, create_app, open_upstream
 from memproxy.clock import Clock
 from memproxy.errors import MemproxyError
+from memproxy.learning_process import extraction_line, learning_beside, on_signals
 from memproxy.services import Services, open_services
 from memproxy.settings import Settings
 from memproxy.sockets import listening_socket
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.telemetry import configure_logging
+from memproxy.worker.outage import observe_nothing
 from memproxy.worker.process import running_workers
 
 log = logging.getLogger(__name__)
+
+CANNOT_SERVE = 2
+"""What a serving process ends with that would fail again if it were started again."""
 
 SUPERVISION_S = 0.5
 """How often the serving processes are looked after."""
@@ -42,7 +48,7 @@ def serve(settings: Settings) -> None:
     for line in start_up_lines(settings, port=listening.getsockname()[1]):
         log.info("%s", line)
     if settings.workers == 1:
-        serve_process(settings, sockets=[listening])
+        uvloop.run(_serve(settings, [listening]))
     else:
         uvloop.run(_supervise(settings, listening))
 
@@ -51,24 +57,31 @@ async def _supervise(settings: Settings, listening: socket.socket) -> None:
     """Keep the serving processes running, and the embedded store for all of them: what dies is started again."""
     context = multiprocessing.get_context("spawn")
     stopped = asyncio.Event()
-    _on_signals(stopped.set)
+    on_signals(stopped.set)
 
     def start() -> SpawnProcess:
         process = context.Process(target=serve_process, args=(settings, [listening]), name="memproxy serve")
         process.start()
         return process
 
-    async with nullcontext() if settings.redis_url else EmbeddedStore(settings.data_dir):
+    async with (
+        nullcontext() if settings.redis_url else EmbeddedStore(settings.data_dir),
+        learning_beside(settings, observe_nothing) if settings.run_worker else nullcontext(),
+    ):
         running = [start() for _ in range(settings.workers)]
-        while not await _is_set_within(stopped, SUPERVISION_S):
-            for place, process in enumerate(running):
-                if not process.is_alive():
-                    log.error("serving process %s ended with %s; starting another", process.pid, process.exitcode)
-                    running[place] = start()
-        for process in running:
-            process.terminate()
-        for process in running:
-            await asyncio.to_thread(process.join)
+        try:
+            while not await _is_set_within(stopped, SUPERVISION_S):
+                for place, process in enumerate(running):
+                    if process.exitcode == CANNOT_SERVE:
+                        raise MemproxyError("A serving process can't start with these settings; its reason is above.")
+                    if not process.is_alive():
+                        log.error("serving process %s ended with %s; starting another", process.pid, process.exitcode)
+                        running[place] = start()
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                await asyncio.to_thread(process.join)
 
 
 async def _is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
@@ -79,23 +92,22 @@ async def _is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
 
 
 def serve_process(settings: Settings, sockets: list[socket.socket]) -> None:
-    """One serving process."""
+    """One serving process of several."""
     configure_logging(settings.log_level)
-    uvloop.run(_serve(settings, sockets))
-
-
-def work(settings: Settings) -> None:
-    """Work off the queues until SIGTERM or SIGINT."""
-    uvloop.run(_work(settings))
+    try:
+        uvloop.run(_serve(settings, sockets))
+    except MemproxyError as error:
+        log.error("%s", error)
+        sys.exit(CANNOT_SERVE)
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     stopped = asyncio.Event()
-    _on_signals(stopped.set)
+    on_signals(stopped.set)
     parent = multiprocessing.parent_process()
     if parent is not None:  # killed, it can't end us: without it nobody would, and the port stayed taken
         asyncio.get_running_loop().add_reader(parent.sentinel, stopped.set)
-    async with running(settings, sockets=sockets) as instance:
+    async with running(settings, sockets=sockets, learns_beside=settings.run_worker and parent is None) as instance:
         _tune_garbage_collection()
         await instance.until(stopped)
 
@@ -141,13 +153,20 @@ class Instance:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, sockets: list[socket.socket], clock: Clock | None = None
+    settings: Settings, *, sockets: list[socket.socket], clock: Clock | None = None, learns_beside: bool = False
 ) -> AsyncIterator[Instance]:
-    """Serve on these sockets while inside; leaving lets open requests finish and records what they left."""
+    """Serve on these sockets while inside; leaving lets open requests finish and records what they left.
+
+    It learns in this process, unless `run_worker` is off, or `learns_beside` has it done in one of its own.
+    """
     async with open_services(settings, clock=clock) as services, open_upstream(services) as upstream:
         app = create_app(services, upstream)
         server = Server(_config(settings, app))
-        async with running_workers(services) if settings.run_worker else nullcontext():
+        async with (
+            running_workers(services, works=settings.run_worker and not learns_beside),
+            learning_beside(settings, services.metrics.observe_job) if learns_beside else nullcontext(),
+            app.mcp.running(),
+        ):
             task = services.tasks.spawn(server.serve(sockets=sockets), name="HTTP server")
             try:
                 while not server.started and not task.done():  # noqa: ASYNC110  uvicorn has no event for it
@@ -160,21 +179,6 @@ async def running(
     if app.recorder.waiting:
         services.metrics.turns_lost.inc(app.recorder.waiting)
         log.error("%s turns are lost: the store did not come back before the end", app.recorder.waiting)
-
-
-async def _work(settings: Settings) -> None:
-    stopped = asyncio.Event()
-    _on_signals(stopped.set)
-    async with open_services(settings) as services:
-        log.info("%s", _extraction_line(services.settings))
-        async with running_workers(services):
-            await stopped.wait()
-
-
-def _on_signals(act: Callable[[], object]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, act)
 
 
 def _bound(settings: Settings) -> socket.socket:
@@ -200,7 +204,7 @@ def _config(settings: Settings, app: App) -> uvicorn.Config:
         date_header=False,
         backlog=2048,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s) or None,
+        timeout_graceful_shutdown=max(1, math.ceil(settings.shutdown_grace_s)),
     )
 
 
@@ -214,14 +218,5 @@ def start_up_lines(settings: Settings, *, port: int) -> list[str]:
         f"listening on http://{address}; set OPENAI_BASE_URL=http://{address}/v1 (or /u/NAME/v1 to name the user)",
         f"upstream is {settings.upstream_base_url}, asked with {key}",
         f"memory is kept in {store}; tenancy: {tenants}",
-        _extraction_line(settings),
+        extraction_line(settings),
     ]
-
-
-def _extraction_line(settings: Settings) -> str:
-    if settings.extracts:
-        return f"memories are extracted by {settings.extraction_model}, beside the messages themselves"
-    return (
-        "memories are the messages themselves; no model extracts facts "
-        "(set extraction_model, and a key or an endpoint for it)"
-    )

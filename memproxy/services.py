@@ -3,26 +3,37 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from memproxy.clock import Clock, SystemClock
-from memproxy.embedding import LocalEmbedder
+from memproxy.embedding import Embedder
 from memproxy.errors import StoreError, StoreUnavailableError, StoreUnfitError
 from memproxy.extraction.extract import Extractor
+from memproxy.extraction.spending import Budget
 from memproxy.identity import Tenants
+from memproxy.learning import Client, budget_of, make_extractor
 from memproxy.llm import JsonModel
 from memproxy.memory.long_term import LongTermMemory
 from memproxy.memory.tool_policy import ToolPolicy, parse_policy
+from memproxy.model_clients import extraction_model, open_embedder
+from memproxy.records import SessionKey, Turn
 from memproxy.settings import Settings
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded import EmbeddedStore
-from memproxy.storage.long_term import LongTermStore, require_query_engine
+from memproxy.storage.long_term import LongTermStore
+from memproxy.storage.pressure import StoreMemory
+from memproxy.storage.query_engine import require_query_engine
 from memproxy.storage.queue import Stage, TurnQueue
+from memproxy.storage.run_tasks import RunTaskStore
 from memproxy.storage.session_data import SessionDataStore
+from memproxy.storage.session_documents import SessionDocuments
+from memproxy.storage.session_index import SessionIndex
+from memproxy.storage.summary_views import SummaryViewStore
 from memproxy.storage.tool_counts import ToolCounts
 from memproxy.storage.tool_results import ToolResultStore
 from memproxy.storage.working import SessionStore
@@ -38,6 +49,7 @@ START_DEADLINE_S = 5.0
 """How long starting waits for a store that does not answer, before it goes on without."""
 
 RETRY_S = 1.0
+BACKFILL_RETRY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +66,21 @@ class Services:
     long_term: LongTermMemory
     extractor: Extractor
     queues: dict[Stage, TurnQueue]
+    store_memory: StoreMemory
     tool_policy: ToolPolicy
     tool_results: ToolResultStore
     tool_counts: ToolCounts
     session_data: SessionDataStore
+    session_documents: SessionDocuments
+    session_index: SessionIndex
+    summary_views: SummaryViewStore
+    run_tasks: RunTaskStore
+    model: JsonModel | None
+    """The background model."""
+    budget: Budget
+    """What it may cost each tenant."""
+    on_persisted: Callable[[Turn, datetime], Awaitable[None]] | None = None
+    """Told when the records that a turn brought with it have been stored."""
 
 
 @asynccontextmanager
@@ -73,44 +96,95 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
     text, source = settings.tool_rules()
     policy = parse_policy(text, source=source)
     async with AsyncExitStack() as stack:
-        url = settings.redis_url
-        if not url:
-            url = (await stack.enter_async_context(EmbeddedStore(settings.data_dir))).url
-        redis = open_redis(
-            url, connect_timeout_s=settings.redis_connect_timeout_s, max_connections=settings.redis_connections
-        )
-        stack.push_async_callback(redis.aclose)
-        embedder = await asyncio.to_thread(LocalEmbedder)
+        redis = await _open_store(settings, stack)
+        embedder = await stack.enter_async_context(open_embedder(settings))
         await asyncio.to_thread(load_vocabulary)
-        model = await stack.enter_async_context(_extraction_model(settings)) if settings.extracts else None
+        model = extraction_model(settings)
+        if model is not None:
+            await stack.enter_async_context(model)
         store = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
-        long_term = LongTermMemory(store, embedder)
-        sessions = SessionStore(
+        services = _assembled(
+            settings,
             redis,
-            named_ttl_s=settings.session_ttl_s,
-            unnamed_ttl_s=settings.unnamed_session_ttl_s,
-            receipt_ttl_s=settings.receipt_ttl_s,
-        )
-        clock = clock or SystemClock()
-        services = Services(
-            settings=settings,
-            clock=clock,
-            metrics=Metrics(),
-            tasks=Tasks(),
-            tenants=Tenants(tells_apart=settings.tells_tenants_apart),
-            sessions=sessions,
-            breaker=Breaker(threshold=BREAKER_FAILURES, pause_s=BREAKER_PAUSE_S, monotonic_s=clock.monotonic_s),
-            long_term=long_term,
-            extractor=Extractor(long_term, model=model),
-            queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
-            tool_policy=policy,
-            tool_counts=ToolCounts(redis),
-            session_data=SessionDataStore(redis, unrecorded_ttl_s=settings.unnamed_session_ttl_s),
-            tool_results=ToolResultStore(redis, max_results=policy.max_results, max_bytes=policy.max_session_bytes),
+            long_term=LongTermMemory(store, embedder),
+            embedder=embedder,
+            model=model,
+            policy=policy,
+            clock=clock or SystemClock(),
         )
         await _prepare_soon(stack, services, store, require_query_engine(redis))
         stack.push_async_callback(services.tasks.drain, settings.shutdown_grace_s)
         yield services
+
+
+async def _open_store(settings: Settings, stack: AsyncExitStack) -> Client:
+    url = settings.redis_url
+    if not url:
+        url = (await stack.enter_async_context(EmbeddedStore(settings.data_dir))).url
+    redis = open_redis(
+        url, connect_timeout_s=settings.redis_connect_timeout_s, max_connections=settings.redis_connections
+    )
+    stack.push_async_callback(redis.aclose)
+    return redis
+
+
+def _assembled(
+    settings: Settings,
+    redis: Client,
+    *,
+    long_term: LongTermMemory,
+    embedder: Embedder,
+    model: JsonModel | None,
+    policy: ToolPolicy,
+    clock: Clock,
+) -> Services:
+    ttls = {"named_ttl_s": settings.session_ttl_s, "unnamed_ttl_s": settings.unnamed_session_ttl_s}
+    sessions = SessionStore(redis, **ttls, receipt_ttl_s=settings.receipt_ttl_s)
+    index = SessionIndex(redis)
+    documents = SessionDocuments(redis, index, **ttls)
+    budget = budget_of(settings, redis, clock)
+    return Services(
+        settings=settings,
+        clock=clock,
+        metrics=Metrics(),
+        tasks=Tasks(),
+        tenants=Tenants(tells_apart=settings.tells_tenants_apart),
+        sessions=sessions,
+        breaker=Breaker(threshold=BREAKER_FAILURES, pause_s=BREAKER_PAUSE_S, monotonic_s=clock.monotonic_s),
+        long_term=long_term,
+        extractor=make_extractor(
+            settings,
+            redis,
+            long_term=long_term,
+            sessions=sessions,
+            model=model,
+            budget=budget,
+            unrelated=embedder.unrelated,
+        ),
+        queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
+        store_memory=StoreMemory(redis),
+        tool_policy=policy,
+        tool_counts=ToolCounts(redis),
+        session_data=SessionDataStore(redis, unrecorded_ttl_s=settings.unnamed_session_ttl_s),
+        session_documents=documents,
+        session_index=index,
+        summary_views=SummaryViewStore(redis),
+        run_tasks=RunTaskStore(redis),
+        model=model,
+        budget=budget,
+        on_persisted=_noting(documents),
+        tool_results=ToolResultStore(redis, max_results=policy.max_results, max_bytes=policy.max_session_bytes),
+    )
+
+
+def _noting(documents: SessionDocuments) -> Callable[[Turn, datetime], Awaitable[None]]:
+    """Says in a session which of the memories beside it are stored."""
+
+    async def note(turn: Turn, at: datetime) -> None:
+        ids = [memory.id for memory in turn.memories]
+        await documents.mark_persisted(SessionKey(turn.scope, turn.session), ids, at)
+
+    return note
 
 
 async def _prepare_soon(
@@ -128,19 +202,9 @@ async def _prepare_soon(
         waiting.start(_prepare_when_there(services, store), name="prepare the store")
 
 
-def _extraction_model(settings: Settings) -> JsonModel:
-    own_endpoint = settings.extraction_base_url
-    key = settings.extraction_api_key or (None if own_endpoint else settings.upstream_api_key)
-    return JsonModel(
-        own_endpoint or settings.upstream_base_url,
-        key.get_secret_value() if key else None,
-        settings.extraction_model,
-        settings.extraction_timeout_s,
-    )
-
-
 async def _prepare(services: Services, store: LongTermStore) -> None:
     await store.ensure_index()
+    await services.session_index.ensure_index()
     services.tenants.secret = await services.sessions.secret(secrets.token_bytes(32))
 
 

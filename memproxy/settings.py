@@ -10,9 +10,11 @@ import enum
 import os
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -28,6 +30,7 @@ from memproxy.records import MemoryMode, ToolCacheMode, ToolsMode
 
 PREFIX = "MEMPROXY_"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+STORE_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
 
 class Tenancy(enum.StrEnum):
@@ -83,11 +86,26 @@ class Settings(BaseSettings):
     recall_tokens: int = Field(800, ge=50)
     recall_deadline_s: float = Field(0, ge=0)
 
+    embedding_model: str = ""
+    embedding_base_url: str = ""
+    embedding_api_key: SecretStr | None = None
+    embedding_dimensions: int = Field(1_536, ge=2, le=16_384)
+    embedding_timeout_s: float = Field(30, gt=0)
+    embedding_query_timeout_s: float = Field(0.5, gt=0)
+
     tools: ToolsMode = ToolsMode.OFF
     tool_cache: ToolCacheMode = ToolCacheMode.ANSWER
     tools_file: Path | None = None
     answer_rounds: int = Field(8, ge=1, le=50)
     answer_s: float = Field(60, gt=0)
+
+    api_deadline_s: float = Field(10, gt=0)
+    legacy_unsaved_sessions: bool = False
+    summary_refresh_s: float = Field(3_600, ge=60)
+
+    mcp_user: str = ""
+    mcp_namespace: str = ""
+    mcp_key: SecretStr | None = None
 
     default_window: int = Field(128_000, ge=1_000)
     models_file: Path | None = None
@@ -96,11 +114,23 @@ class Settings(BaseSettings):
     extraction_model: str = ""
     extraction_base_url: str = ""
     extraction_api_key: SecretStr | None = None
+    extraction_small_model: str = ""
+    extraction_strategies: str = "discrete"
+    extraction_custom_prompt: str = ""
+    extraction_daily_tokens: int = Field(0, ge=0)
     extraction_timeout_s: float = Field(120, gt=0)
     extraction_jobs: int = Field(4, ge=1, le=256)
+    extraction_debounce_s: float = Field(10, ge=0)
+    extraction_max_wait_s: float = Field(120, ge=0)
+    extraction_batch_turns: int = Field(20, ge=1, le=500)
+    extraction_attempts: int = Field(6, ge=1, le=100)
+    extraction_retry_s: float = Field(5, gt=0)
+    timezone: str = "UTC"
     run_worker: bool = True
+    worker_lease_s: float = Field(15, ge=1)
+    worker_metrics_port: int = Field(0, ge=0, le=65_535)
 
-    @field_validator("upstream_base_url", "extraction_base_url")
+    @field_validator("upstream_base_url", "extraction_base_url", "embedding_base_url")
     @classmethod
     def _is_http(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
@@ -110,8 +140,17 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: str) -> str:
-        if value and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+        if value and not value.startswith(STORE_SCHEMES):
+            raise ValueError(f"must begin with one of {', '.join(STORE_SCHEMES)}")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_zone(cls, value: str) -> str:
+        try:
+            _zone(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError("must be a time zone that this machine knows, such as Europe/Berlin, or UTC") from error
         return value
 
     @override
@@ -143,10 +182,16 @@ class Settings(BaseSettings):
         return bool(self.extraction_model) and has_access
 
     @property
+    def zone(self) -> tzinfo:
+        """The users' time zone."""
+        return _zone(self.timezone)
+
+    @property
     def recall_deadline(self) -> float:
-        """Seconds that a search may take: what is set, else by how far away the store is."""
+        """Seconds that a search may take: what is set, else by how far away the store and the embedding model are."""
         host = urlsplit(self.redis_url).hostname
-        return self.recall_deadline_s or (0.3 if host and host not in LOOPBACK else 0.2)
+        search_s = 0.3 if host and host not in LOOPBACK else 0.2
+        return self.recall_deadline_s or search_s + (self.embedding_query_timeout_s if self.embedding_model else 0)
 
     def tool_rules(self) -> tuple[str, str]:
         """The text of the file of rules for tools, and where it stands.
@@ -171,6 +216,11 @@ class Settings(BaseSettings):
         if not isinstance(table, dict) or not all(isinstance(value, int) and value > 0 for value in table.values()):
             raise SettingsError(f"The models file {path} needs a table [windows] of model prefixes with tokens.")
         return {str(prefix).lower(): value for prefix, value in table.items()}
+
+
+def _zone(name: str) -> tzinfo:
+    """UTC is known everywhere, other zones where the machine has the time zone database."""
+    return UTC if name.upper() == "UTC" else ZoneInfo(name)
 
 
 def _packaged(name: str) -> Path:

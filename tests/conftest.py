@@ -69,6 +69,7 @@ def serve(redis: Redis, redis_url: str) -> Serve:
                         "session_deadline_s": 20,
                         "recall_deadline_s": 20,
                         "record_deadline_s": 20,
+                        "extraction_debounce_s": 0,
                         **given,
                     }
                 )

@@ -1,6 +1,7 @@
 """memproxy's own pages: health, metrics, receipts."""
 
 import httpx
+import pytest
 
 from memproxy.demo.scripted_model import Reply
 from tests.fakes.serving import Serve
@@ -97,3 +98,30 @@ async def test_namespaces_part_a_users_memory(serve: Serve) -> None:
             headers = {"X-Memproxy-User": "alice", "X-Memproxy-Namespace": namespace}
             await http.post(f"{served.base_url}/chat/completions", json=asked, headers=headers)
             assert (b"LX-1" in served.model.requests[-1].raw_body) is expected
+
+
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/health/", "//v1/health", "/u/alice/n/work/v1/health"])
+async def test_the_memory_api_is_served_beside_the_providers(serve: Serve, path: str) -> None:
+    """Its paths are its own, with and without a trailing slash, whatever stands before them."""
+    async with serve() as served, client() as http:
+        answer = await http.get(served.origin + path)
+        assert answer.json().keys() == {"now"}
+        assert served.model.requests == []
+        assert 'kind="memory_api",status="2xx"} 1.0' in (await http.get(f"{served.origin}/metrics")).text
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/memory/other", "/u/alice/v1/echo", "/v1/files/long-term-memory"])
+async def test_other_paths_stay_the_providers(serve: Serve, path: str) -> None:
+    """A provider's resource does not vanish behind memproxy's."""
+    async with serve() as served, client() as http:
+        await http.get(served.origin + path)
+        assert [request.path for request in served.model.requests] == [path.removeprefix("/u/alice")]
+
+
+async def test_the_memory_api_refuses_in_its_own_shape(serve: Serve) -> None:
+    """Each API's clients read their own errors."""
+    async with serve() as served, client() as http:
+        answer = await http.post(f"{served.origin}/u//v1/long-term-memory/search", json={})
+        assert answer.status_code == 400
+        assert "user" in answer.json()["detail"]
+        assert (await http.get(f"{served.origin}/v1/tasks")).json() == {"detail": "Not Found"}

@@ -1,5 +1,6 @@
 """Settings: one name everywhere, a clear order of precedence, and a refusal that says what is wrong and where."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 
 from memproxy.errors import SettingsError
 from memproxy.records import MemoryMode
-from memproxy.settings import PREFIX, Settings, Tenancy, read_settings, unknown_variables
+from memproxy.settings import PREFIX, Settings, Tenancy, read_settings, settings_without_environment, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +204,17 @@ def test_a_models_file_of_another_form_is_refused(text: str, file: Path) -> None
     file.write_text(text)
     with pytest.raises(SettingsError, match=r"needs a table \[windows\]"):
         read_settings({"models_file": file}).windows()
+
+
+@pytest.mark.parametrize(("name", "hours"), [("UTC", 0), ("utc", 0), ("Asia/Tokyo", 9)])
+def test_the_users_time_zone_is_known(name: str, hours: int) -> None:
+    """ "Yesterday" is counted from where the user is."""
+    zone = settings_without_environment({"timezone": name}).zone
+    assert datetime(2025, 1, 1, tzinfo=zone).utcoffset() == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("name", ["", "Berlin", "Europe/Atlantis", "../etc/passwd", "UTC+1"])
+def test_a_time_zone_that_is_none_is_refused(name: str) -> None:
+    """At the start, not when the first date is wrong."""
+    with pytest.raises(ValueError, match="time zone"):
+        settings_without_environment({"timezone": name})

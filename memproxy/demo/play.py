@@ -84,6 +84,7 @@ def demo_settings(folder: Path, upstream: str) -> Settings:
         "upstream_base_url": upstream,
         "extraction_base_url": upstream,
         "extraction_model": "scripted",
+        "extraction_debounce_s": 0,
         "memory": "full",
         "tenancy": "single",
         "default_user": "",

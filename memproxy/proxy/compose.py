@@ -31,6 +31,9 @@ IDENTIFIER_TOKENS = 150
 PIECES_TOKENS = 400
 """Measured: identifiers and pieces of this size keep 95 to 98 % of what later tool calls need."""
 
+SUMMARY_SHARE = 0.6
+"""Of the note's room: identifiers and pieces are worth as much to later tool calls as any summary."""
+
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*memproxy)", re.IGNORECASE)
 _OWN_NAMES = ("memproxy-memory", "memproxy-earlier")
 _BLANK = re.compile(r"\s*")
@@ -117,8 +120,8 @@ def cut_note(dropped: Sequence[JsonObject], query: str, *, summary: str, max_tok
     texts = [text for message in dropped if (text := chat.countable_text(message))]
     room = max_tokens - estimate_tokens(CUT_OPENING + CUT_CLOSING)
     parts = []
-    if summary:
-        parts.append("Summary: " + _quoted(summary))
+    if summary and (told := _within(_quoted(summary), int(SUMMARY_SHARE * room))):
+        parts.append("Summary: " + told)
         room -= estimate_tokens(parts[-1])
     identifiers = identifiers_in(texts, max_tokens=min(IDENTIFIER_TOKENS, room // 2))
     if identifiers:
@@ -126,6 +129,14 @@ def cut_note(dropped: Sequence[JsonObject], query: str, *, summary: str, max_tok
         room -= estimate_tokens(parts[-1])
     parts += ["- " + _quoted(piece) for piece in pieces_for(query, dropped, max_tokens=min(PIECES_TOKENS, room))]
     return "\n".join([CUT_OPENING, *parts, CUT_CLOSING]) if parts else ""
+
+
+def _within(text: str, max_tokens: int) -> str:
+    """The text, or as much of its beginning as takes so many tokens."""
+    while text and (tokens := estimate_tokens(text)) > max(max_tokens, 0):
+        words = text.split(" ")
+        text = " ".join(words[: min(len(words) - 1, len(words) * max(max_tokens, 0) // tokens)])
+    return text
 
 
 def identifiers_in(texts: Sequence[str], *, max_tokens: int) -> list[str]:

@@ -23,7 +23,7 @@ from memproxy.memory.long_term import LongTermMemory
 from memproxy.proxy import memory_tool_forms as forms
 from memproxy.proxy.memory_tool_forms import UnusableCallError
 from memproxy.records import JsonObject, MemoryRecord, MemoryType, Scope, SessionKey, ToolAnswer, ToolCall
-from memproxy.storage.memory_index import Filter
+from memproxy.storage.memory_filter import Filter, Rule, TagField, any_of, created_between, types
 from memproxy.storage.schema import digest_of
 from memproxy.storage.session_data import SessionDataStore
 
@@ -86,13 +86,7 @@ class MemoryTools:
     async def _search(self, asked: forms.Search, scope: Scope) -> JsonObject:
         """Candidates without a floor: who asks for "preferences" shares no word with them, and can judge what comes."""
         limit = min(max(forms.DEFAULT_FOUND if asked.limit is None else asked.limit, 1), forms.MAX_FOUND)
-        where = Filter(
-            types=() if asked.memory_type is None else (asked.memory_type,),
-            topics=forms.labels_of(asked.topics, "topics"),
-            entities=forms.labels_of(asked.entities, "entities"),
-            created_from=forms.time_of(asked.created_after, "created_after"),
-            created_until=forms.time_of(asked.created_before, "created_before"),
-        )
+        where = _filter_of(asked)
         if not asked.query.strip():
             _, newest = await self._long_term.newest(scope, limit=limit, where=where)
             return _shown_in_part(newest)
@@ -149,6 +143,21 @@ class MemoryTools:
         except (LookupError, ValueError, OSError):
             raise UnusableCallError("this time zone is not known; give an IANA name such as Europe/Lisbon") from None
         return {"datetime": now.isoformat(timespec="seconds"), "weekday": f"{now:%A}", "timezone": zone}
+
+
+def _filter_of(asked: forms.Search) -> Filter:
+    first, last = (
+        forms.time_of(asked.created_after, "created_after"),
+        forms.time_of(asked.created_before, "created_before"),
+    )
+    rules: list[Rule] = [created_between(first, last)]
+    if asked.memory_type is not None:
+        rules.append(types(MemoryType(asked.memory_type)))
+    if topics := forms.labels_of(asked.topics, "topics"):
+        rules.append(any_of(TagField.TOPICS, topics))
+    if entities := forms.labels_of(asked.entities, "entities"):
+        rules.append(any_of(TagField.ENTITIES, entities))
+    return Filter(tuple(rules))
 
 
 def _changes(asked: forms.Edit) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from memproxy.memory.long_term import LongTermMemory
 from memproxy.proxy.conversation import Conversation
 from memproxy.records import Scope, ScoredMemory, SessionKey, StoredMessage
 from memproxy.storage.breaker import Breaker
-from memproxy.storage.memory_index import Filter
+from memproxy.storage.memory_filter import Filter, TagField, none_of
 from memproxy.storage.working import LoadedSession, SessionStore
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Recall:
         self, scope: Scope, query: str, *, limit: int, excluded_sessions: Sequence[str], excluded_ids: Collection[str]
     ) -> Found[Sequence[ScoredMemory]]:
         """The memories that this query is about. The deadline is short: missing it does not speak against the store."""
-        where = Filter(excluded_sessions=tuple(excluded_sessions))
+        where = Filter((none_of(TagField.SESSION, excluded_sessions),))
         try:
             async with asyncio.timeout(self._session_deadline_s):
                 await self._slots.acquire()

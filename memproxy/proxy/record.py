@@ -7,18 +7,19 @@ away, exchanges wait in a bounded buffer, in order; the oldest are given up firs
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
 
 from memproxy.clock import Clock
-from memproxy.errors import StoreError, StoreUnavailableError
+from memproxy.errors import StoreError, StoreReadOnlyError, StoreUnavailableError
 from memproxy.proxy.align import Alignment
 from memproxy.proxy.turns import Exchange, align_again, appended, instructions_digest, plan_turn, stored
 from memproxy.records import JsonObject, Outcome, SessionKey, StoredMessage
 from memproxy.storage.breaker import Breaker
+from memproxy.storage.pressure import Pressure
 from memproxy.storage.working import LoadedSession, SessionStore
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
@@ -34,6 +35,9 @@ CONFLICT_ATTEMPTS = 5
 
 RETRY_PAUSE_S = 0.5
 
+LEFT_OUT = {Pressure.TIGHT: "context", Pressure.SHORT: "learning"}
+"""What is not queued of a turn when the store's memory is short, as metrics name it."""
+
 
 class Recorder:
     """Records exchanges in the background, in the order in which they ended."""
@@ -48,13 +52,16 @@ class Recorder:
         metrics: Metrics,
         buffer_size: int,
         deadline_s: float,
+        pressure: Callable[[], Pressure] = lambda: Pressure.NONE,
     ) -> None:
+        """`pressure`: how short the store's memory is; asked for each turn, so it must cost nothing."""
         self._sessions = sessions
         self._tasks = tasks
         self._breaker = breaker
         self._clock = clock
         self._metrics = metrics
         self._deadline_s = deadline_s
+        self._pressure = pressure
         self._waiting: deque[Exchange] = deque()
         self._buffer_size = buffer_size
         self._pending: dict[str, asyncio.Task[Any]] = {}
@@ -100,7 +107,8 @@ class Recorder:
             self._breaker.succeeded()
         except StoreUnavailableError as error:
             log.warning("recording is put off: %s", error)
-            self._breaker.failed()
+            if not isinstance(error, StoreReadOnlyError):  # what is stored can still be read
+                self._breaker.failed()
             self._put_off(exchange)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
@@ -145,12 +153,15 @@ class Recorder:
             alignment, key = align_again(exchange, session)
         for _ in range(CONFLICT_ATTEMPTS):
             counts = await self._token_counts(exchange, alignment)
-            turn = plan_turn(exchange, session, alignment, key=key, answer=answer, counts=counts)
+            pressure = self._pressure()
+            turn = plan_turn(exchange, session, alignment, key=key, answer=answer, counts=counts, pressure=pressure)
             if turn is None:
                 break
             if await self._in_time(self._sessions.record(turn)):
                 await self._keep_instructions(exchange, session, key)
                 self._metrics.turns_recorded.labels(exchange.outcome.value).inc()
+                if exchange.learns and pressure in LEFT_OUT:
+                    self._metrics.turns_thinned.labels(LEFT_OUT[pressure]).inc()
                 break
             session = await self._in_time(self._load_again(exchange))
             alignment, key = align_again(exchange, session)

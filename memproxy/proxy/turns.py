@@ -12,6 +12,7 @@ from memproxy.proxy.align import Alignment, Shape, align
 from memproxy.proxy.compose import Cut, Placement, message_without_blocks
 from memproxy.proxy.conversation import Conversation, extend, flags_of, stored_entries
 from memproxy.records import JsonObject, Outcome, Pin, Scope, SessionKey, StoredMessage, Turn
+from memproxy.storage.pressure import Pressure
 from memproxy.storage.queue import encode_turn
 from memproxy.storage.working import LoadedSession, NewTurn
 from memproxy.wire import chat_completions as chat
@@ -20,6 +21,9 @@ from memproxy.wire.chat_completions import ChatRequest
 
 CONTEXT_MESSAGES = 2
 """Messages before a turn that go to the queue with it: what grounds its first words."""
+
+SPEAKERS = frozenset({"user", "assistant"})
+"""Whose words are queued even where memory is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +163,12 @@ def plan_turn(
     key: SessionKey,
     answer: StoredMessage | None,
     counts: Sequence[int],
+    pressure: Pressure = Pressure.NONE,
 ) -> NewTurn | None:
-    """All that this exchange writes; None when the session holds it already."""
+    """All that this exchange writes; None when the session holds it already.
+
+    The shorter the store's memory, the less is queued.
+    """
     new = [
         (index, stored(message, exchange=exchange, at=exchange.at, tokens=tokens))
         for (index, message), tokens in zip(appended(exchange, alignment), counts, strict=True)
@@ -171,6 +179,11 @@ def plan_turn(
     branch = session is not None and alignment.branches
     learned = tuple(message for index, message in new if not alignment.known[index])
     learned += (answer,) if answer is not None and not answer.partial else ()  # the client will ask again
+    lean = pressure >= Pressure.TIGHT
+    if lean:
+        learned = tuple(message for message in learned if message.message.get("role") in SPEAKERS)
+    is_queued = exchange.learns and learned and pressure < Pressure.SHORT
+    queued = encode_turn(_turn(exchange, session, key=key, learned=learned, lean=lean)) if is_queued else b""
     return NewTurn(
         key=key,
         turn_id=exchange.request_id,
@@ -180,7 +193,7 @@ def plan_turn(
         flags=tuple(flags_of(message.message, is_partial=message.partial) for message in messages),
         facts=_facts(exchange, session, alignment, key=key, messages=messages),
         pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new) if answer is not None else None),
-        queued=encode_turn(_queued(exchange, key, learned)) if exchange.learns and learned else b"",
+        queued=queued,
         chain=_chain(exchange, alignment, answer),
         is_named=exchange.is_named,
         parent=session.key if branch and session is not None else None,
@@ -265,17 +278,15 @@ def _chain(exchange: Exchange, alignment: Alignment, answer: StoredMessage | Non
     return extend(exchange.conversation.chain, bytes.fromhex(answer.digest)).hex()
 
 
-def _queued(exchange: Exchange, key: SessionKey, learned: tuple[StoredMessage, ...]) -> Turn:
-    first = learned[0].message
-    sent = [
-        *(message.message for message in exchange.history),
-        *exchange.request.messages[exchange.request.instructions :],
-    ]
-    places = [place for place, message in enumerate(sent) if message is first or message == first]
-    before = sent[: places[-1]] if places else sent
-    context = tuple(
-        stored(message, exchange=exchange, at=exchange.at, tokens=0) for message in before[-CONTEXT_MESSAGES:]
-    )
+def _turn(
+    exchange: Exchange,
+    session: LoadedSession | None,
+    *,
+    key: SessionKey,
+    learned: tuple[StoredMessage, ...],
+    lean: bool,
+) -> Turn:
+    """What is queued; `lean`: without what only grounds it."""
     return Turn(
         id=exchange.request_id,
         scope=key.scope,
@@ -283,5 +294,18 @@ def _queued(exchange: Exchange, key: SessionKey, learned: tuple[StoredMessage, .
         at=exchange.at,
         outcome=exchange.outcome,
         messages=learned,
-        context=context,
+        context=() if lean else _context(exchange, learned),
+        strategies=session.strategies if session is not None else (),
+        thread=key.thread,
     )
+
+
+def _context(exchange: Exchange, learned: tuple[StoredMessage, ...]) -> tuple[StoredMessage, ...]:
+    first = learned[0].message
+    sent = [
+        *(message.message for message in exchange.history),
+        *exchange.request.messages[exchange.request.instructions :],
+    ]
+    places = [place for place, message in enumerate(sent) if message is first or message == first]
+    before = sent[: places[-1]] if places else sent
+    return tuple(stored(message, exchange=exchange, at=exchange.at, tokens=0) for message in before[-CONTEXT_MESSAGES:])

@@ -116,13 +116,21 @@ def claim_data(folder: Path, *, stop: threading.Event) -> int | None:
     return lock
 
 
+def _temporary() -> str | None:
+    """Where temporary files go; a container with a read-only file system may have no such place."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return None
+
+
 def choose_socket(folder: Path) -> Path:
     """Where the server shall listen: the published place if that still works, else the first of three that does.
 
     Needs the server lock: it binds the path to try it, which takes it away from a server that is listening there.
     """
     hashed = hashed_name(folder)
-    outside = [Path(root) / hashed for root in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()) if root]
+    outside = [Path(root) / hashed for root in (os.environ.get("XDG_RUNTIME_DIR"), _temporary()) if root]
     published = published_socket(folder)
     refusals = []
     for place in filter(None, (published, *(home / "store.sock" for home in (folder, *outside)))):

@@ -1,30 +1,37 @@
 """Sessions in the store: find and read one in one round trip, append a turn in another.
 
-The log of a session is append-only. Beside it stands an index of fixed-size entries (digest, tokens, flags), so that
-aligning and budgeting a long session reads 24 bytes a message and no bodies.
+The proxy only appends to the log of a session; code may rewrite it (`session_documents`), which changes `rewrites`.
+Beside the log stands an index of fixed-size entries (digest, tokens, flags, version), so that aligning and budgeting a
+long session reads 24 bytes a message and no bodies.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from memproxy.errors import StoreError
-from memproxy.records import Pin, Scope, SessionKey, StoredMessage
+from memproxy.records import Pin, Scope, SessionKey, StoredMessage, StrategyChoice
 from memproxy.storage import schema
 from memproxy.storage.connection import translated
+from memproxy.storage.session_index import card_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-ENTRY = struct.Struct("<16sIB3x")
-"""One index entry: digest, tokens, flags."""
+ENTRY = struct.Struct("<16sII")
+"""One index entry: digest, tokens, and a byte of flags below three of the version that brought the message."""
 
-ANSWER, PARTIAL, USER = 1, 2, 4
-"""Flags of an index entry."""
+ANSWER, PARTIAL, USER, RESULT = 1, 2, 4, 8
+"""Flags of an index entry; a `RESULT` is a tool's, and stands behind the call that it answers."""
+
+ROLE_FLAGS: Mapping[str, int] = {"assistant": ANSWER, "user": USER, "tool": RESULT, "function": RESULT}
+
+MAX_VERSION = 2**24 - 1
+"""Later changes of a session count as this one."""
 
 MAX_PREFIXES = 4
 """Chain pointers asked for at once: the newest answer's, and a few before it for clients that dropped or edited it."""
@@ -37,6 +44,8 @@ class IndexEntry:
     digest: bytes
     tokens: int
     flags: int
+    version: int = 0
+    """Which change of the session brought it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,10 @@ class LoadedSession:
     turns: int = 0
     last_turn: str = ""
     """The id of the turn that was recorded last."""
+    rewrites: int = 0
+    """How often code changed or removed messages of the log."""
+    strategies: tuple[StrategyChoice, ...] = ()
+    """How memories are made of this session; empty means as it is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,8 @@ class NewTurn:
     parent: SessionKey | None = None
     copied: int = 0
     """Messages of the parent's log that come first."""
+    rewrites: int = 0
+    """How often the log (of the parent, if there is one) had been rewritten when this was decided."""
 
 
 class SessionStore:
@@ -100,8 +115,9 @@ class SessionStore:
         self._redis = redis
         self._ttls_ms = {True: int(named_ttl_s * 1000), False: int(unnamed_ttl_s * 1000)}
         self._receipt_ttl_ms = int(receipt_ttl_s * 1000)
-        self._load = redis.register_script(_script("load_session"))
-        self._record = redis.register_script(_script("record_turn"))
+        self._load = redis.register_script(script("load_session"))
+        self._record = redis.register_script(script("session_parts", "record_turn"))
+        self._keep = redis.register_script(script("keep_instructions"))
 
     async def load(
         self, scope: Scope, session: str | None, *, chains: Sequence[str], want_index: bool, tail: int
@@ -120,7 +136,7 @@ class SessionStore:
             reply = await self._load(keys=keys, args=arguments)
         if not reply:
             return None
-        with _readable():
+        with readable():
             return _loaded(scope, reply)
 
     async def record(self, turn: NewTurn) -> bool:
@@ -144,41 +160,47 @@ class SessionStore:
         base = schema.session_key("s", turn.key).removeprefix("mp:s:")
         length = turn.keep + len(turn.messages) if turn.parent is None else turn.copied + len(turn.messages)
         index = b"".join(
-            ENTRY.pack(bytes.fromhex(message.digest), message.tokens, flags)
-            for message, flags in zip(turn.messages, turn.flags, strict=True)
+            entry_of(message, flags=flags) for message, flags in zip(turn.messages, turn.flags, strict=True)
         )
         facts = {"turn": turn.turn_id, "length": str(length), **turn.facts}
+        if not turn.is_named:
+            facts["unnamed"] = "1"
+        whose = card_of(turn.key)
+        rewrites = 0 if turn.parent is not None else turn.rewrites
         return [
             turn.expected_length,
             turn.keep if turn.parent is None else 0,
             turn.turn_id,
             index,
             ENTRY.size,
-            f"{base} {length}" if turn.chain else "",
+            f"{base} {length} {rewrites}" if turn.chain else "",
             self._ttls_ms[False],
             turn.queued,
             self._ttls_ms[turn.is_named],
             turn.copied,
             "1" if turn.is_named else "0",
+            turn.rewrites,
+            2 * len(whose),
+            *(part for item in whose.items() for part in item),
             len(facts),
             *(part for item in facts.items() for part in item),
             len(turn.pins),
             *(part for place, pin in turn.pins.items() for part in (place, msgspec.json.encode(pin))),
-            *(msgspec.json.encode(message) for message in turn.messages),
+            *(msgspec.json.encode(_with_id(message, turn.turn_id, at)) for at, message in enumerate(turn.messages)),
         ]
 
     async def messages(self, key: SessionKey, first: int, last: int) -> tuple[StoredMessage, ...]:
         """The messages at positions first..last of the log, both included."""
         with translated("reading messages"):
             rows = await self._redis.lrange(schema.session_key("log", key), first, last)
-        with _readable():
+        with readable():
             return tuple(_MESSAGE.decode(row) for row in rows)
 
     async def keep_instructions(self, key: SessionKey, *, raw: bytes, is_named: bool) -> None:
         """Remember the session's instructions, for requests that come without any."""
-        ttl_ms = self._ttls_ms[is_named]
+        keys = [schema.session_key("sys", key), schema.session_key("s", SessionKey(key.scope, key.session))]
         with translated("storing instructions"):
-            await self._redis.set(schema.session_key("sys", key), raw, px=ttl_ms or None)
+            await self._keep(keys=keys, args=[raw, self._ttls_ms[is_named]])
 
     async def instructions(self, key: SessionKey) -> bytes:
         """The instructions last remembered, a JSON list of messages; empty when there are none."""
@@ -208,9 +230,10 @@ def _as_bytes(value: bytes | str | None) -> bytes:
 
 _MESSAGE = msgspec.json.Decoder(StoredMessage)
 _PIN = msgspec.json.Decoder(Pin)
+_STRATEGIES = msgspec.json.Decoder(tuple[StrategyChoice, ...])
 
 
-class _readable:  # noqa: N801  reads as a verb where it stands
+class readable:  # noqa: N801  reads as a verb where it stands
     """Say `StoreError` where what the store holds can't be understood."""
 
     def __enter__(self) -> None:
@@ -222,17 +245,15 @@ class _readable:  # noqa: N801  reads as a verb where it stands
 
 
 def _loaded(scope: Scope, reply: list[Any]) -> LoadedSession:
-    _, matched, value, facts, pins, index, tail = reply
+    _, exact, facts, pins, index, tail = reply
     fact = {name.decode(): text.decode() for name, text in zip(facts[::2], facts[1::2], strict=True)}
-    length = int(fact["length"])
-    exact = matched > 0 and int(value.split(b" ")[1]) == length
     return LoadedSession(
         key=SessionKey(scope, fact["session"], fact.get("thread", "")),
-        length=length,
+        length=int(fact["length"]),
         tokens=int(fact.get("tokens", 0)),
-        exact_prefix=matched - 1 if exact else None,
+        exact_prefix=exact - 1 if exact else None,
         pins={int(place): _PIN.decode(raw) for place, raw in zip(pins[::2], pins[1::2], strict=True)},
-        index=tuple(IndexEntry(*entry) for entry in ENTRY.iter_unpack(index)),
+        index=read_index(index),
         tail=tuple(_MESSAGE.decode(row) for row in tail),
         sends_newest=fact.get("resends") != "1",
         cut=int(fact.get("cut", 0)),
@@ -241,8 +262,33 @@ def _loaded(scope: Scope, reply: list[Any]) -> LoadedSession:
         instructions=fact.get("instructions", ""),
         turns=int(fact.get("turns", 0)),
         last_turn=fact.get("turn", ""),
+        rewrites=int(fact.get("rewrites", 0)),
+        strategies=read_strategies(fact.get("strategies", "")),
     )
 
 
-def _script(name: str) -> str:
-    return (files("memproxy.storage") / "lua" / f"{name}.lua").read_text("utf-8")
+def read_index(raw: bytes) -> tuple[IndexEntry, ...]:
+    """The entries of an index."""
+    return tuple(IndexEntry(digest, tokens, more & 255, more >> 8) for digest, tokens, more in ENTRY.iter_unpack(raw))
+
+
+def entry_of(message: StoredMessage, *, flags: int = 0, version: int = 0) -> bytes:
+    """A message's entry in the index; the version of a recorded turn is put in when it is written."""
+    flags |= ROLE_FLAGS.get(str(message.message.get("role")), 0) | (PARTIAL if message.partial else 0)
+    return ENTRY.pack(bytes.fromhex(message.digest), message.tokens, flags | min(version, MAX_VERSION) << 8)
+
+
+def read_strategies(fact: str) -> tuple[StrategyChoice, ...]:
+    """The strategies in a session's facts."""
+    return _STRATEGIES.decode(fact) if fact else ()
+
+
+def _with_id(message: StoredMessage, turn_id: str, at: int) -> StoredMessage:
+    """A captured message is called after its turn and its place in it, for as long as it is kept."""
+    return message if message.id else replace(message, id=f"{turn_id}-{at}")
+
+
+def script(*names: str) -> str:
+    """The text of these scripts as one."""
+    folder = files("memproxy.storage") / "lua"
+    return "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names)

@@ -247,6 +247,16 @@ def test_pieces_share_words_with_the_question_and_keep_their_order() -> None:
     assert pieces_for("", said, max_tokens=100) == []
 
 
+@pytest.mark.parametrize("max_tokens", [0, 40, 100, 300, 1_000])
+def test_a_long_summary_leaves_room_for_the_rest_of_the_note(max_tokens: int) -> None:
+    """In a small window the note must not take what the conversation needs."""
+    dropped = [user(f"Please find order LX-{number}.") for number in range(4_000, 4_050)]
+    note = cut_note(dropped, "order?", summary="The order was found and sent. " * 100, max_tokens=max_tokens)
+    assert estimate_tokens(note) <= max(max_tokens, 0)
+    assert ("Summary: The order" in note) is (max_tokens >= 100)
+    assert ("LX-4049" in note) is (max_tokens >= 100)
+
+
 def test_the_note_tells_summary_identifiers_and_pieces() -> None:
     """One block says that something was left out, and what it was."""
     dropped = [user("my order is A-1042"), answer("", "call_9x7y2")]

@@ -17,7 +17,7 @@ from memproxy.proxy.recall import QUERY_CHARS, Found, Recall, query_of
 from memproxy.records import MemoryRecord, MemoryType, Scope, ScoredMemory, SessionKey, StoredMessage
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.connection import open_redis
-from memproxy.storage.memory_index import Filter
+from memproxy.storage.memory_filter import Filter, TagField, none_of
 from memproxy.storage.working import ANSWER, USER, NewTurn, SessionStore
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
@@ -133,7 +133,7 @@ async def test_memories_are_looked_up_outside_of_the_sessions_at_hand(redis: Red
         ANN, "tea?", limit=7, excluded_sessions=["one", "two"], excluded_ids={"m1"}
     )
     assert found == Found((MEMORY,))
-    assert memories.asked == [(ANN, "tea?", 7, Filter(excluded_sessions=("one", "two")), {"m1"})]
+    assert memories.asked == [(ANN, "tea?", 7, Filter((none_of(TagField.SESSION, ["one", "two"]),)), {"m1"})]
 
 
 async def test_an_unreachable_store_degrades_every_look_up(caplog: pytest.LogCaptureFixture) -> None:

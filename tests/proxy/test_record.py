@@ -27,6 +27,7 @@ from memproxy.storage import schema
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded_server import find_server_files, package_folder
+from memproxy.storage.pressure import Pressure
 from memproxy.storage.queue import decode_turn
 from memproxy.storage.working import LoadedSession, NewTurn, SessionStore
 from memproxy.tasks import Tasks
@@ -64,7 +65,9 @@ class StillClock:
 class Desk:
     """A recorder with its store, and the part of a request's life that leads to it."""
 
-    def __init__(self, redis: Redis, *, buffer_size: int = 100, deadline_s: float = 20) -> None:
+    def __init__(
+        self, redis: Redis, *, buffer_size: int = 100, deadline_s: float = 20, pressure: Pressure = Pressure.NONE
+    ) -> None:
         self.redis = redis
         self.store = SessionStore(redis, named_ttl_s=0, unnamed_ttl_s=600, receipt_ttl_s=60)
         self.tasks = Tasks()
@@ -78,6 +81,7 @@ class Desk:
             metrics=self.metrics,
             buffer_size=buffer_size,
             deadline_s=deadline_s,
+            pressure=lambda: pressure,
         )
 
     async def ask(
@@ -230,6 +234,47 @@ async def test_the_context_of_a_turn_goes_with_it(desk: Desk) -> None:
     )
     contexts = [[chat.message_text(each.message) for each in turn.context] for turn in await desk.learned()]
     assert contexts == [[], ["I live in Oslo", "answer t1"], ["it is cold there", "answer t2"]]
+
+
+async def test_a_store_that_is_nearly_full_gets_less_to_learn_from_and_it_is_counted(desk: Desk, redis: Redis) -> None:
+    """No request fails, nothing of the session is lost, and an operator sees what is left out."""
+    await desk.record("t0", user("first"))
+    short = Desk(redis, pressure=Pressure.SHORT)
+    await short.record("t1", user("hi"))
+    assert await desk.log() == ["first", "answer t0", "hi", "answer t1"]
+    assert len(await desk.learned()) == 1
+    tight = Desk(redis, pressure=Pressure.TIGHT)
+    await tight.record("t2", user("hello"))
+    assert (await desk.learned())[-1].context == ()
+    counted = [
+        each.metrics.registry.get_sample_value("memproxy_turns_thinned_total", {"left_out": left_out})
+        for each, left_out in ((short, "learning"), (tight, "context"))
+    ]
+    assert counted == [1, 1]
+
+
+async def test_a_full_store_makes_turns_wait_and_can_still_be_read(desk: Desk, redis: Redis) -> None:
+    """What was said meanwhile is stored when there is room again, and memories go on being told."""
+    await desk.record("t0", user("first"))
+    await redis.config_set("maxmemory", "1")
+    try:
+        for number in range(5):
+            desk.recorder.submit(await desk.ask(f"t{number + 1}", user(f"ask {number}")), marks=())
+
+        async def all_wait() -> bool:
+            return desk.recorder.waiting == 5
+
+        await until(all_wait)
+        assert not desk.breaker.is_open
+    finally:
+        await redis.config_set("maxmemory", "0")
+
+    async def is_idle() -> bool:
+        return desk.recorder.is_idle
+
+    await until(is_idle)
+    assert (await desk.log())[2::2] == [f"ask {number}" for number in range(5)]
+    assert desk.lost == 0
 
 
 async def test_nothing_is_learned_without_a_user(desk: Desk) -> None:

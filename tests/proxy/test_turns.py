@@ -23,7 +23,8 @@ from memproxy.proxy.turns import (
     target_key,
     unnamed_session,
 )
-from memproxy.records import JsonObject, Outcome, Scope, SessionKey, StoredMessage
+from memproxy.records import JsonObject, Outcome, Scope, SessionKey, StoredMessage, StrategyChoice
+from memproxy.storage.pressure import Pressure
 from memproxy.storage.queue import decode_turn
 from memproxy.storage.working import ANSWER, USER, IndexEntry, LoadedSession, NewTurn
 from memproxy.wire import chat_completions as chat
@@ -184,6 +185,34 @@ def test_what_is_learned_comes_with_what_was_said_before() -> None:
     turn = decode_turn(plan(exchange("u:on", found=found, history=history)).queued)
     assert texts(turn.context) == ["more", "well"]
     assert plan(exchange("u:on", found=found, learns=False)).queued == b""
+
+
+def test_less_is_queued_when_the_store_has_little_memory_left() -> None:
+    """What only grounds or surrounds a turn goes first, then learning from it; the session keeps everything."""
+    asked = exchange("u:hi", "a:hello", "u:look", "t:a long result", found=session("u:hi", "a:hello"))
+
+    def under(pressure: Pressure, asked: Exchange = asked) -> NewTurn:
+        kept = stored(message("a:found"), exchange=asked, at=NOON, tokens=7)
+        counts = [5] * len(appended(asked, asked.alignment))
+        turn = plan_turn(
+            asked, asked.session, asked.alignment, key=asked.key, answer=kept, counts=counts, pressure=pressure
+        )
+        assert turn is not None
+        return turn
+
+    whole, lean = (decode_turn(under(pressure).queued) for pressure in (Pressure.NONE, Pressure.TIGHT))
+    assert (texts(whole.messages), texts(whole.context)) == (["look", "a long result", "found"], ["hi", "hello"])
+    assert (texts(lean.messages), texts(lean.context)) == (["look", "found"], [])
+    assert under(Pressure.SHORT).queued == b""
+    assert {texts(under(pressure).messages)[1] for pressure in Pressure} == {"a long result"}
+
+
+def test_a_turn_says_which_conversation_it_is_of_and_how_it_is_learned_from() -> None:
+    """What the background does with it must fit the session, not only its name."""
+    ways = (StrategyChoice("summary", {"max_summary_length": 100}),)
+    found = session("u:hi", "a:hello", key=replace(KEY, thread="branch"), strategies=ways)
+    turn = decode_turn(plan(exchange("u:hi", "a:hello", "u:on", found=found)).queued)
+    assert (turn.thread, turn.strategies) == ("branch", ways)
 
 
 def test_instructions_are_those_that_came_last() -> None:

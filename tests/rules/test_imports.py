@@ -15,13 +15,16 @@ HEIGHTS: Mapping[str, int] = {
         (
             ("records",),
             ("errors",),
-            ("settings", "identity", "words", "tokens", "telemetry", "tasks", "clock", "sockets", "wire"),
-            ("storage", "llm", "embedding"),
+            ("settings", "identity", "words", "tokens", "loose_json", "telemetry", "tasks", "clock", "sockets", "wire"),
+            ("storage", "llm", "embedding", "remote_vectors"),
             ("memory",),
             ("extraction",),
+            ("model_clients", "learning"),
             ("services", "proxy"),
-            ("app", "worker", "tools_report"),
-            ("server",),
+            ("memory_api",),
+            ("app", "worker", "tools_report", "doctor", "queue_commands", "import_conversations", "extract_session"),
+            ("learning_process",),
+            ("server", "mcp_command"),
             ("demo",),
             ("cli",),
             ("__main__",),
@@ -37,24 +40,26 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "click": ("cli",),
     "httpx": ("proxy.upstream",),
     "httpx_aiohttp": ("proxy.upstream",),
-    "litestar": ("app",),
-    "msgspec": ("app", "demo", "memory", "proxy", "records", "storage", "wire"),
-    "numpy": ("embedding", "storage"),
-    "openai": ("llm", "demo.play", "demo.lookups"),
+    "litestar": ("app", "memory_api"),
+    "mcp": ("memory_api",),
+    "msgspec": ("app", "demo", "extraction", "memory", "memory_api", "proxy", "records", "storage", "wire", "worker"),
+    "numpy": ("embedding", "memory.compaction", "storage"),
+    "openai": ("llm", "remote_vectors", "demo.play", "demo.lookups"),
     "prometheus_client": ("telemetry",),
-    "pydantic": ("settings",),
+    "pydantic": ("settings", "memory_api"),
     "pydantic_settings": ("settings",),
     "redis": ("storage",),
     "redisvl": ("storage",),
     "regex": ("words",),
-    "rich": ("cli", "demo.play", "tools_report"),
+    "rich": ("cli", "doctor", "demo.play", "extract_session", "import_conversations", "queue_commands", "tools_report"),
     "rich_click": ("cli",),
     "Stemmer": ("words",),
     "tiktoken": ("tokens",),
     "uvicorn": ("server", "demo.scripted_model"),
-    "uvloop": ("server", "demo.scripted_model"),
+    "uvloop": ("learning_process", "server", "demo.scripted_model"),
     "wordllama": ("embedding",),
     "yarl": ("proxy.upstream",),
+    "zstandard": ("proxy",),
 }
 """Each dependency, and the modules or packages that may know it. Replacing one then changes one place."""
 
@@ -64,13 +69,28 @@ OPEN_TO_ALL = frozenset({"typing_extensions"})
 DISTRIBUTIONS: Mapping[str, str] = {"Stemmer": "pystemmer"}
 """Where a package is called otherwise than what it is installed as."""
 
-UNDER_THEIR_NAME = frozenset({"hiredis", "httptools", "uvloop"})
-"""Dependencies that others load by name: redis-py its parser, uvicorn its HTTP parser and its loop."""
+UNDER_THEIR_NAME = frozenset({"hiredis", "httptools", "uvloop", "websockets"})
+"""Dependencies that others load by name: redis-py its parser, uvicorn its HTTP and WebSocket parsers and its loop."""
 
-SETTINGS_READERS = ("app", "cli", "demo.play", "server", "services", "tools_report")
+SETTINGS_READERS = (
+    "learning",
+    "model_clients",
+    "app",
+    "cli",
+    "doctor",
+    "demo.play",
+    "extract_session",
+    "import_conversations",
+    "learning_process",
+    "mcp_command",
+    "queue_commands",
+    "server",
+    "services",
+    "tools_report",
+)
 """Modules that may know `Settings`. Lower ones are given the values that they need."""
 
-SERVICES_SETTINGS_READERS = ("app", "server", "services", "worker.process")
+SERVICES_SETTINGS_READERS = ("app", "learning_process", "server", "services", "worker.process")
 """Modules that may read `services.settings`, to hand values on."""
 
 

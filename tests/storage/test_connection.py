@@ -6,7 +6,7 @@ import pytest
 from redis import exceptions
 from redis.asyncio import Redis
 
-from memproxy.errors import StoreError, StoreUnavailableError
+from memproxy.errors import SettingsError, StoreError, StoreUnavailableError
 from memproxy.storage.connection import open_redis, translated
 
 
@@ -48,6 +48,14 @@ async def test_an_unreachable_store_is_told_at_once(url: str) -> None:
     async with open_redis(url, connect_timeout_s=5, max_connections=1) as redis:
         with pytest.raises(StoreUnavailableError, match="The store could not be used for asking"), translated("asking"):
             await redis.ping()
+
+
+@pytest.mark.parametrize("url", ["redis://h:port", "redis://u:secret@h:6379/0?db=x", "redis+sentinel://u:secret@h"])
+def test_a_wrong_address_is_told_at_start_without_its_password(url: str) -> None:
+    """Whoever mistyped it reads what to mend, and so may everybody who reads the log."""
+    with pytest.raises(SettingsError, match="redis_url") as told:
+        _ = open_redis(url, connect_timeout_s=1, max_connections=1)
+    assert "secret" not in str(told.value)
 
 
 async def test_a_store_that_is_full_is_away_for_now(redis: Redis) -> None:

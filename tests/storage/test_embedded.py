@@ -395,3 +395,13 @@ def test_the_address_is_known_only_inside(data_dir: Path) -> None:
     """Using the store outside its `async with` fails with a plain reason."""
     with pytest.raises(RuntimeError, match="only inside"):
         _ = EmbeddedStore(data_dir).url
+
+
+async def test_a_beginning_finds_all_that_begins_so(data_dir: Path) -> None:
+    """By default the engine stops at 200 different values, and does not say so."""
+    async with EmbeddedStore(data_dir) as store, Redis.from_url(store.url, protocol=2) as client:
+        await run(client, *CREATE_INDEX)
+        for number in range(500):
+            await client.hset(f"note:{number}", "owner", f"abc{number}")
+        found = await run(client, "FT.SEARCH", "notes", "@owner:{abc*}", "LIMIT", "0", "0")
+        assert found == [500]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from memproxy.errors import StoreError, StoreUnavailableError
-from memproxy.records import Outcome, Scope, StoredMessage, Turn
+from memproxy.errors import StoreError, StoreReadOnlyError, StoreUnavailableError
+from memproxy.records import MemoryRecord, MemoryType, Outcome, Scope, StoredMessage, StrategyChoice, Turn
 from memproxy.storage import schema
 from memproxy.storage.connection import open_redis
 from memproxy.storage.queue import MAX_DEAD, Claimed, Depth, Stage, TurnQueue, decode_turn, encode_turn
@@ -32,17 +32,41 @@ def turn(name: str, *, user: str = "ann", session: str = "s") -> Turn:
     )
 
 
+HOME = schema.partition_of(Scope("tenant", "ann"))
+"""Where the turns of the usual user lie."""
+
+
 @pytest.fixture
 async def queue(redis: Redis) -> TurnQueue:
-    queue = TurnQueue(redis, take_over_s=60)
+    queue = TurnQueue(redis)
     await queue.ensure_groups()
     return queue
 
 
+async def claimed_by(queue: TurnQueue, consumer: str = "one", *, count: int = 1_000) -> list[Claimed]:
+    return await queue.claim(consumer, queue.partitions, count=count, block_s=SOON_S)
+
+
 async def claim_one(queue: TurnQueue, consumer: str = "one") -> Claimed:
-    claimed = await queue.claim(consumer, 10, SOON_S)
-    assert len(claimed) == 1
-    return claimed[0]
+    [claimed] = await claimed_by(queue, consumer)
+    return claimed
+
+
+async def taken_over(
+    queue: TurnQueue, consumer: str = "heir", *, partition: str = HOME, own: bool = True
+) -> list[Claimed]:
+    """Everything of the partition, part by part."""
+    taken = await queue.take_over(consumer, partition, own=own)
+    found = taken.found
+    while not taken.is_last:
+        taken = await queue.take_over(consumer, partition, cursor=taken.cursor, own=own)
+        found += taken.found
+    return found
+
+
+async def shape(queue: TurnQueue) -> tuple[int, int, int]:
+    depth = await queue.depth()
+    return depth.waiting, depth.pending, depth.dead
 
 
 async def dead_letters(redis: Redis, partition: str, stage: Stage = Stage.INDEX) -> list[dict[bytes, bytes]]:
@@ -52,7 +76,15 @@ async def dead_letters(redis: Redis, partition: str, stage: Stage = Stage.INDEX)
 
 def test_a_turn_survives_the_store() -> None:
     """What is learned is what was said, unknown fields and microseconds included."""
-    written = replace(turn("a"), outcome=Outcome.ABORTED, context=turn("b").messages)
+    record = MemoryRecord("id", Scope("tenant", "ann"), "Ann likes tea.", MemoryType.SEMANTIC, NOON)
+    written = replace(
+        turn("a"),
+        outcome=Outcome.ABORTED,
+        context=turn("b").messages,
+        memories=(record,),
+        strategies=(StrategyChoice("custom", {"prompt": "x"}),),
+        thread="t",
+    )
     assert decode_turn(encode_turn(written)) == written
     assert b'"2023-05-08T12:00:00.123456Z"' in encode_turn(written)
 
@@ -63,22 +95,32 @@ async def test_turns_of_all_partitions_are_claimed_in_one_call(queue: TurnQueue)
     assert len({schema.partition_of(Scope("tenant", user)) for user in users}) > 10
     for user in users:
         await queue.add(turn(f"turn of {user}", user=user))
-    found = await queue.claim("one", 1000, SOON_S)
+    found = await claimed_by(queue)
     assert {claimed.turn.scope.user for claimed in found} == set(users)
-    assert {claimed.deliveries for claimed in found} == {1}
+    assert {claimed.attempts for claimed in found} == {0}
+
+
+async def test_only_the_own_partitions_are_read(queue: TurnQueue) -> None:
+    """What another worker has the lease of is left to it."""
+    await queue.add(turn("a"))
+    others = [partition for partition in queue.partitions if partition != HOME]
+    assert await queue.claim("one", others, count=10, block_s=SOON_S) == []
+    assert len(await queue.claim("one", [HOME], count=10, block_s=SOON_S)) == 1
 
 
 async def test_turns_of_a_user_come_in_order(queue: TurnQueue) -> None:
     """What a user said last corrects what they said before, not the other way round."""
     for number in range(5):
         await queue.add(turn(str(number)))
-    assert [claimed.turn.id for claimed in await queue.claim("one", 1000, SOON_S)] == ["0", "1", "2", "3", "4"]
+    found = await claimed_by(queue)
+    assert [claimed.turn.id for claimed in found] == ["0", "1", "2", "3", "4"]
+    assert [claimed.order for claimed in found] == sorted(claimed.order for claimed in found)
 
 
 async def test_a_claim_waits_for_a_turn(queue: TurnQueue) -> None:
     """Learning begins when the turn ends, not at the next look."""
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(queue.claim("one", 10, 2.0))
+        waiting = group.create_task(queue.claim("one", queue.partitions, count=10, block_s=2.0))
         await queue.add(turn("a"))
     assert [claimed.turn.id for claimed in waiting.result()] == ["a"]
 
@@ -87,99 +129,86 @@ async def test_a_claim_never_outwaits_the_clients_socket_timeout(redis_url: str,
     """An empty queue is not taken for a store that does not answer."""
     impatient = Redis.from_url(redis_url, protocol=2, socket_timeout=0.2)
     async with impatient:
-        queue = TurnQueue(impatient)
-        assert await queue.claim("one", 10, 30.0) == []
+        assert await TurnQueue(impatient).claim("one", ["p00"], count=10, block_s=30.0) == []
 
 
 async def test_a_claimed_turn_is_nobody_elses(queue: TurnQueue) -> None:
     """Two workers do not pay for the same model call."""
     await queue.add(turn("a"))
     await claim_one(queue, "one")
-    assert await queue.claim("two", 10, SOON_S) == []
+    assert await claimed_by(queue, "two") == []
 
 
-async def test_an_acknowledged_turn_leaves_nothing_behind(queue: TurnQueue, redis: Redis) -> None:
+async def test_a_finished_turn_leaves_nothing_behind(queue: TurnQueue, redis: Redis) -> None:
     """Words that were learned from are not kept in the queue."""
     await queue.add(turn("a"))
     claimed = await claim_one(queue)
-    assert await queue.depth() == Depth(waiting=0, pending=1, dead=0)
-    await queue.acknowledge(claimed)
-    await queue.acknowledge(claimed)
+    assert await shape(queue) == (0, 1, 0)
+    assert await queue.finish("one", [claimed]) == {claimed.address}
+    assert await queue.finish("one", [claimed]) == set()
     assert await queue.depth() == Depth(waiting=0, pending=0, dead=0)
     assert await redis.xlen(schema.queue_key(claimed.partition)) == 0
 
 
-async def test_a_turn_whose_worker_died_is_taken_over(redis: Redis) -> None:
-    """A crash loses nothing, and a turn that causes crashes is known by its count."""
-    queue = TurnQueue(redis, take_over_s=0)
-    await queue.add(turn("a"))
-    await queue.claim("dead", 10, SOON_S)
-    second = await claim_one(queue, "second")
-    third = await claim_one(queue, "third")
-    assert (second.deliveries, third.deliveries) == (2, 3)
-    assert third.turn == turn("a")
-
-
-async def test_taking_over_is_not_tried_in_each_call(redis: Redis) -> None:
-    """Sixteen scripts for each look into the queue would keep the store busy with nothing."""
-    now = [1000.0]
-    queue = TurnQueue(redis, take_over_s=0.1, clock=lambda: now[0])
-    await queue.claim("one", 10, SOON_S)
-    dead = TurnQueue(redis, take_over_s=60)
-    await dead.add(turn("a"))
-    await dead.release("dead", await dead.claim("dead", 10, SOON_S))
-    assert await queue.claim("one", 10, SOON_S) == []
-    now[0] += 0.1
-    assert [claimed.turn.id for claimed in await queue.claim("one", 10, SOON_S)] == ["a"]
-
-
-async def test_more_turns_than_one_batch_are_taken_over(redis: Redis) -> None:
-    """All turns of a dead worker are found, not only the first ones."""
-    queue = TurnQueue(redis, take_over_s=0)
-    for number in range(40):
+async def test_nothing_leaves_the_stream_before_it_is_finished(queue: TurnQueue, redis: Redis) -> None:
+    """A long outage of the model costs room, never a turn."""
+    for number in range(200):
         await queue.add(turn(str(number)))
-    await queue.claim("dead", 1000, SOON_S)
-    patient = TurnQueue(redis, take_over_s=0.001)
-    found = [claimed for _ in range(3) for claimed in await patient.claim("heir", 1000, SOON_S)]
-    assert {claimed.turn.id for claimed in found} == {str(number) for number in range(40)}
+    found = await claimed_by(queue, count=16 * 200)
+    await queue.finish("one", found[100:])
+    assert await redis.xlen(schema.queue_key(HOME)) == 100
+    assert [claimed.turn.id for claimed in await taken_over(queue)] == [str(number) for number in range(100)]
 
 
-async def test_a_renewed_turn_is_not_taken_over(redis: Redis) -> None:
-    """A slow model is no reason to ask it twice."""
-    queue = TurnQueue(redis, take_over_s=30)
+async def test_turns_of_a_dead_worker_are_taken_over_in_order_and_uncounted(queue: TurnQueue) -> None:
+    """A crash loses nothing, and a turn that only waited is not blamed for it."""
+    for number in range(250):
+        await queue.add(turn(str(number)))
+    await claimed_by(queue, "dead", count=16 * 250)
+    found = await taken_over(queue)
+    assert [claimed.turn.id for claimed in found] == [str(number) for number in range(250)]
+    assert {claimed.attempts for claimed in found} == {0}
+    assert await queue.begin("dead", found[:1]) == set()
+    assert await queue.begin("heir", found[:1]) == {found[0].address}
+
+
+async def test_looking_for_the_turns_of_others_leaves_the_own_alone(queue: TurnQueue) -> None:
+    """The look is made again and again; it must cost nothing when there is nothing."""
     await queue.add(turn("a"))
-    claimed = await claim_one(queue, "slow")
-    await redis.xclaim(schema.queue_key(claimed.partition), schema.GROUP, "slow", 0, [claimed.id], idle=60_000)
-    assert await queue.renew("slow", [claimed]) == {claimed.address}
-    assert await TurnQueue(redis, take_over_s=30).claim("other", 10, SOON_S) == []
+    await claim_one(queue, "one")
+    assert await taken_over(queue, "one", own=False) == []
+    assert [claimed.turn.id for claimed in await taken_over(queue, "one", own=True)] == ["a"]
+    assert [claimed.turn.id for claimed in await taken_over(queue, "two", own=False)] == ["a"]
 
 
-async def test_renewing_says_what_was_lost(queue: TurnQueue, redis: Redis) -> None:
-    """A worker that was away does not go on with what another has by now."""
+async def test_an_attempt_is_counted_in_the_store(queue: TurnQueue) -> None:
+    """A turn that ended two workers is known to have done so by the third."""
+    await queue.add(turn("a"))
+    await queue.begin("one", [await claim_one(queue)])
+    [second] = await taken_over(queue, "two")
+    assert second.attempts == 1
+    await queue.begin("two", [second])
+    await queue.begin("two", [second])
+    await queue.uncount("two", [second])
+    [third] = await taken_over(queue, "three")
+    assert third.attempts == 2
+
+
+async def test_what_was_lost_can_neither_be_begun_nor_finished_nor_buried(queue: TurnQueue, redis: Redis) -> None:
+    """A worker that was away does not meddle with what another has by now."""
     await queue.add(turn("a"))
     await queue.add(turn("b", user="bob"))
-    mine, theirs = await queue.claim("one", 1000, SOON_S)
-    await redis.xclaim(schema.queue_key(theirs.partition), schema.GROUP, "two", 0, [theirs.id])
-    assert await queue.renew("one", [mine, theirs]) == {mine.address}
-    assert not await queue.count_attempt("one", theirs)
-    await redis.xdel(schema.queue_key(mine.partition), mine.id)
-    assert await queue.renew("one", [mine]) == set()
-
-
-async def test_an_attempt_is_counted_in_the_store(redis: Redis) -> None:
-    """A turn that failed five times here and then lost its worker does not get six new attempts."""
-    queue = TurnQueue(redis, take_over_s=0)
-    await queue.add(turn("a"))
-    claimed = await claim_one(queue)
-    assert await queue.count_attempt("one", claimed)
-    assert (await claim_one(queue, "two")).deliveries == 3
-
-
-async def test_a_released_turn_goes_to_the_next_worker_at_once_and_uncounted(queue: TurnQueue, redis: Redis) -> None:
-    """Restarting workers neither delays learning nor wears turns out."""
-    await queue.add(turn("a"))
-    await queue.release("one", [await claim_one(queue, "one")])
-    assert (await claim_one(TurnQueue(redis), "two")).deliveries == 1
+    found = {claimed.turn.id: claimed for claimed in await claimed_by(queue, "one")}
+    mine, theirs = found["b"], found["a"]
+    await taken_over(queue, "two")
+    assert await queue.begin("one", [mine, theirs]) == {mine.address}
+    assert await queue.holds("one", [mine, theirs]) == {mine.address}
+    assert await queue.dead_letter("one", theirs, "no") is None
+    assert await queue.finish("one", [mine, theirs], then=Stage.LEARN) == {mine.address}
+    assert await shape(queue) == (0, 1, 0)
+    assert await redis.xlen(schema.queue_key(theirs.partition, Stage.LEARN)) == 0
+    await redis.xdel(schema.queue_key(theirs.partition), theirs.id)
+    assert await queue.finish("two", [theirs]) == set()
 
 
 async def test_a_turn_is_handed_to_the_next_stage_in_one_step(queue: TurnQueue, redis: Redis) -> None:
@@ -187,35 +216,65 @@ async def test_a_turn_is_handed_to_the_next_stage_in_one_step(queue: TurnQueue, 
     learning = TurnQueue(redis, stage=Stage.LEARN)
     await learning.ensure_groups()
     await queue.add(turn("a"))
-    await queue.hand_over(await claim_one(queue), Stage.LEARN)
-    assert await queue.depth() == Depth(0, 0, 0)
+    claimed = await claim_one(queue)
+    await queue.finish("one", [claimed], then=Stage.LEARN)
+    await queue.finish("one", [claimed], then=Stage.LEARN)
+    assert await shape(queue) == (0, 0, 0)
     assert (await claim_one(learning)).turn == turn("a")
 
 
-async def test_a_given_up_turn_is_kept_with_the_reason_and_can_be_replayed(queue: TurnQueue, redis: Redis) -> None:
-    """An operator sees what went wrong, mends it, and loses no memory."""
+async def test_another_turn_or_none_may_go_on_in_its_place(queue: TurnQueue, redis: Redis) -> None:
+    """Later stages need less; words that are not needed any more are not carried along."""
+    learning = TurnQueue(redis, stage=Stage.LEARN)
+    await queue.add(turn("a"))
+    await queue.add(turn("b"))
+    first, second = await claimed_by(queue)
+    bare = replace(turn("b"), messages=())
+    await queue.finish("one", [first, second], then=Stage.LEARN, forwarded={first.address: None, second.address: bare})
+    assert (await claim_one(learning)).turn == bare
+
+
+async def test_a_store_without_room_for_the_next_stage_keeps_the_turn_in_this_one(
+    queue: TurnQueue, redis: Redis
+) -> None:
+    """A refused write in the middle of a step loses no turn, and what needs no room still works."""
+    for name in ("a", "b"):
+        await queue.add(turn(name))
+    found = await claimed_by(queue)
+    await redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreReadOnlyError):
+            await queue.finish("one", found, then=Stage.LEARN)
+        with pytest.raises(StoreReadOnlyError):
+            await queue.dead_letter("one", found[0], "no")
+        assert await shape(queue) == (0, 2, 0)
+        assert await queue.begin("one", found) == {claimed.address for claimed in found}
+        assert await queue.finish("one", found[:1]) == {found[0].address}
+    finally:
+        await redis.config_set("maxmemory", "0")
+    assert await queue.finish("one", found[1:], then=Stage.LEARN) == {found[1].address}
+
+
+async def test_a_given_up_turn_is_kept_with_the_reason(queue: TurnQueue, redis: Redis) -> None:
+    """An operator sees what went wrong, and nothing is lost."""
     await queue.add(turn("a"))
     claimed = await claim_one(queue)
-    await queue.dead_letter(claimed, "the model refused")
-    assert await queue.depth() == Depth(0, 0, dead=1)
+    assert await queue.dead_letter("one", replace(claimed, attempts=6), "the model refused") == 0
+    assert await shape(queue) == (0, 0, 1)
     [letter] = await dead_letters(redis, claimed.partition)
-    assert letter[b"reason"] == b"the model refused"
+    assert (letter[b"reason"], letter[b"attempts"]) == (b"the model refused", b"6")
     assert decode_turn(letter[b"turn"]) == turn("a")
-    assert await queue.replay(10) == 1
-    assert await queue.depth() == Depth(waiting=1, pending=0, dead=0)
-    assert (await claim_one(queue)).turn == turn("a")
 
 
-async def test_dead_letters_are_bounded(queue: TurnQueue, redis: Redis) -> None:
-    """A model that is never there does not fill the store."""
-    partition = schema.partition_of(turn("a").scope)
+async def test_dead_letters_are_bounded_and_it_is_said_when_one_goes(queue: TurnQueue, redis: Redis) -> None:
+    """A model that is never there does not fill the store, and nothing vanishes in silence."""
     async with redis.pipeline() as pipe:
         for _ in range(MAX_DEAD + 10):
-            pipe.xadd(schema.dead_key(partition), {"turn": b"old"})  # type: ignore[unused-awaitable]  # only queued
+            pipe.xadd(schema.dead_key(HOME), {"turn": b"old"})  # type: ignore[unused-awaitable]  # only queued
         await pipe.execute()
     await queue.add(turn("a"))
-    await queue.dead_letter(await claim_one(queue), "newest")
-    letters = await dead_letters(redis, partition)
+    assert await queue.dead_letter("one", await claim_one(queue), "newest") == 11
+    letters = await dead_letters(redis, HOME)
     assert len(letters) == MAX_DEAD
     assert letters[-1][b"reason"] == b"newest"
 
@@ -225,26 +284,21 @@ async def test_what_is_no_turn_goes_to_the_dead_letters_at_once(
     queue: TurnQueue, redis: Redis, fields: dict[str, bytes]
 ) -> None:
     """An entry of another version does not stand in the way of all that come after it."""
-    good = turn("good")
-    partition = schema.partition_of(good.scope)
-    await redis.xadd(schema.queue_key(partition), fields)  # type: ignore[arg-type]  # dict is invariant
-    await queue.add(good)
-    found = await queue.claim("one", 1000, SOON_S)
-    assert [claimed.turn for claimed in found] == [good]
-    [letter] = await dead_letters(redis, partition)
+    await redis.xadd(schema.queue_key(HOME), fields)  # type: ignore[arg-type]  # dict is invariant
+    await queue.add(turn("good"))
+    assert [claimed.turn for claimed in await claimed_by(queue)] == [turn("good")]
+    [letter] = await dead_letters(redis, HOME)
     assert letter[b"reason"].startswith(b"not a turn")
-    assert await queue.depth() == Depth(waiting=0, pending=1, dead=1)
+    assert await shape(queue) == (0, 1, 1)
 
 
-async def test_what_is_no_turn_is_also_recognised_when_taken_over(redis: Redis) -> None:
+async def test_what_is_no_turn_is_also_recognised_when_taken_over(queue: TurnQueue, redis: Redis) -> None:
     """The worker that claimed it may have died of it."""
-    queue = TurnQueue(redis, take_over_s=0)
-    await queue.ensure_groups()
     key = schema.queue_key("p00")
     await redis.xadd(key, {"turn": b"nonsense"})
     await redis.xreadgroup(schema.GROUP, "dead", {key: ">"})
-    assert await queue.claim("one", 10, SOON_S) == []
-    assert await queue.depth() == Depth(0, 0, dead=1)
+    assert await taken_over(queue, partition="p00") == []
+    assert await shape(queue) == (0, 0, 1)
 
 
 async def test_groups_that_the_store_lost_are_made_again(queue: TurnQueue, redis: Redis) -> None:
@@ -252,20 +306,22 @@ async def test_groups_that_the_store_lost_are_made_again(queue: TurnQueue, redis
     await queue.add(turn("a"))
     claimed = await claim_one(queue)
     await redis.flushall()
-    assert await queue.renew("one", [claimed]) == set()
+    assert await queue.begin("one", [claimed]) == set()
     await redis.flushall()
-    assert await queue.depth() == Depth(0, 0, 0)
+    assert await shape(queue) == (0, 0, 0)
     await redis.flushall()
     await queue.add(turn("b"))
     assert (await claim_one(queue)).turn.id == "b"
     await redis.flushall()
-    assert await TurnQueue(redis).claim("one", 10, SOON_S) == []
+    assert await taken_over(queue) == []
+    await redis.flushall()
+    assert await queue.finish("one", [claimed]) == set()
 
 
 async def test_a_store_emptied_during_a_claim_is_no_failure(queue: TurnQueue, redis: Redis) -> None:
     """The worker that is just waiting goes on as well."""
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(queue.claim("one", 10, 1.0))
+        waiting = group.create_task(queue.claim("one", queue.partitions, count=10, block_s=1.0))
         while not any(client["cmd"] == "xreadgroup" for client in await redis.client_list()):
             continue
         await redis.flushall()
@@ -289,25 +345,33 @@ async def test_a_group_that_cannot_be_made_is_reported(redis: Redis) -> None:
             await call
 
 
-async def test_consumers_that_are_long_gone_are_forgotten(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each start of a worker makes a new name; without this they would add up for ever. Ones with turns stay."""
+async def test_consumers_that_are_long_gone_are_forgotten(
+    queue: TurnQueue, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start of a worker makes a new name; without this they would add up for ever."""
     monkeypatch.setattr("memproxy.storage.queue.FORGET_CONSUMER_S", -1.0)
-    queue = TurnQueue(redis, take_over_s=0, partitions=["p00"])
-    key = schema.queue_key("p00")
-    await queue.ensure_groups()
+    key = schema.queue_key(HOME)
     await redis.xgroup_createconsumer(key, schema.GROUP, "gone")
-    await redis.xadd(key, {"turn": encode_turn(turn("a"))})
-    await redis.xreadgroup(schema.GROUP, "busy", {key: ">"})
-    patient = TurnQueue(redis, take_over_s=60, partitions=["p00"])
-    await patient.claim("one", 10, SOON_S)
-    assert {consumer["name"] for consumer in await redis.xinfo_consumers(key, schema.GROUP)} == {b"busy", b"one"}
+    await queue.add(turn("a"))
+    await claim_one(queue, "busy")
+    await taken_over(queue, "one")
+    assert {consumer["name"] for consumer in await redis.xinfo_consumers(key, schema.GROUP)} == {b"one"}
+
+
+async def test_the_age_of_the_oldest_turn_is_told(queue: TurnQueue, redis: Redis) -> None:
+    """A queue that stands still is seen before anybody misses a memory."""
+    assert (await queue.depth()).oldest_s == 0
+    seconds, _ = await redis.time()
+    await redis.xadd(schema.queue_key(HOME), {"turn": encode_turn(turn("a"))}, id=f"{(seconds - 100) * 1000}-0")
+    assert 99 <= (await queue.depth()).oldest_s <= 105
 
 
 async def test_a_store_that_is_away_is_said_so(tmp_path: Path) -> None:
     """Workers tell a store that will be back from a turn that can't be learned from."""
     away = open_redis(f"unix://{tmp_path}/nothing.sock", connect_timeout_s=0.5, max_connections=2)
     queue = TurnQueue(away)
-    for call in (queue.ensure_groups(), queue.add(turn("a")), queue.claim("one", 1, 1), queue.depth()):
+    claiming = queue.claim("one", ["p00"], count=1, block_s=1)
+    for call in (queue.ensure_groups(), queue.add(turn("a")), claiming, queue.depth()):
         with pytest.raises(StoreUnavailableError):
             await call
     await away.aclose()
@@ -326,7 +390,7 @@ async def test_a_store_that_hangs_is_given_up(redis: Redis) -> None:
 @pytest.mark.parametrize("steps", range(12))
 async def test_a_call_can_be_cancelled_at_any_moment(queue: TurnQueue, steps: int) -> None:
     """A worker that is told to end ends; the client under it drops some cancellations."""
-    task = asyncio.get_running_loop().create_task(queue.claim("one", 10, 0.2))
+    task = asyncio.get_running_loop().create_task(queue.claim("one", queue.partitions, count=10, block_s=0.2))
     for _ in range(steps):
         await asyncio.sleep(0)
     task.cancel()

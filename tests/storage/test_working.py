@@ -13,7 +13,7 @@ from memproxy.errors import StoreError, StoreUnavailableError
 from memproxy.records import Pin, Scope, SessionKey, StoredMessage
 from memproxy.storage import schema
 from memproxy.storage.connection import open_redis
-from memproxy.storage.working import ANSWER, ENTRY, USER, IndexEntry, LoadedSession, NewTurn, SessionStore
+from memproxy.storage.working import ANSWER, RESULT, USER, IndexEntry, LoadedSession, NewTurn, SessionStore, read_index
 
 NOON = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 ANN = Scope("tenant", "ann", "shop")
@@ -76,7 +76,7 @@ async def words(store: SessionStore, key: SessionKey = KEY) -> list[str]:
     kept = await store.messages(key, 0, -1)
     raw = await store._redis.get(schema.session_key("idx", key)) or b""
     assert isinstance(raw, bytes)
-    entries = [IndexEntry(*entry) for entry in ENTRY.iter_unpack(raw)]
+    entries = read_index(raw)
     assert [(entry.digest.hex(), entry.tokens) for entry in entries] == [(each.digest, each.tokens) for each in kept]
     return [each.message["content"] for each in kept]
 
@@ -98,8 +98,8 @@ async def test_what_was_recorded_is_read_as_it_was(store: SessionStore) -> None:
     facts = {"tokens": "7", "turns": "1", "summary": "été", "instructions": "i", "cut": "0"}
     assert await store.record(turn("a", messages=[kept], pins={0: pin}, facts=facts))
     found = await load(store)
-    assert found.tail == (kept,) == await store.messages(KEY, 0, 0)
-    assert found.index == (IndexEntry(bytes.fromhex("ab" * 16), 7, USER),)
+    assert found.tail == (replace(kept, id="a-0"),) == await store.messages(KEY, 0, 0)
+    assert found.index == (IndexEntry(bytes.fromhex("ab" * 16), 7, USER, version=1),)
     assert found.pins == {0: pin}
     assert (found.key, found.length, found.tokens, found.turns, found.last_turn) == (KEY, 1, 7, 1, "a")
     assert (found.summary, found.instructions, found.cut, found.sends_newest) == ("été", "i", 0, True)
@@ -284,7 +284,7 @@ async def test_a_named_session_stays_unless_it_was_given_a_time(store: SessionSt
     assert await store.record(turn("a", pins={0: Pin("A")}))
     lives = {name.partition(":")[0]: life for name, life in (await lives_ms(redis)).items()}
     assert {name: life for name, life in lives.items() if life < 0} == dict.fromkeys(
-        ("s", "log", "idx", "pin", "sys", "q"), -1
+        ("s", "log", "idx", "pin", "sys", "card", "q"), -1
     )
     assert 0 < lives["c"] <= 600_000
 
@@ -298,7 +298,7 @@ async def test_all_parts_of_a_session_end_together(redis: Redis) -> None:
     assert await store.record(turn("b", key=branch, keep=0, parent=KEY, copied=2))
     everything: Any = await redis.keys("mp:*")
     keys = [key for key in everything if key.split(b":")[1] not in {b"q", b"c"}]
-    assert len(keys) == 4 + 1 + 4
+    assert len(keys) == 4 + 1 + 4 + 2, "two threads, instructions, and the session's card and list of threads"
     for key in keys:
         await redis.pexpire(key, 1_000)
     assert await store.record(turn("c", key=branch, expected=4))
