@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from memproxy.proxy.align import Entry
 from memproxy.records import JsonObject
 from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, USER, IndexEntry
-from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.dialect import Dialect, Request
 
 _SEED = b"memproxy chain 1"
 
@@ -45,11 +44,11 @@ class Conversation:
         return None
 
 
-def read_conversation(request: ChatRequest) -> Conversation:
+def read_conversation(request: Request) -> Conversation:
     """Digest the request's messages. Cost: a few microseconds a message."""
     entries, prefixes, chain = [], [], _SEED
-    for message in request.messages[request.instructions :]:
-        entry = entry_of(message)
+    for message in request.conversation:
+        entry = entry_of(request.dialect, message)
         entries.append(entry)
         chain = extend(chain, entry.digest)
         if entry.is_answer:
@@ -57,15 +56,22 @@ def read_conversation(request: ChatRequest) -> Conversation:
     return Conversation(tuple(entries), tuple(prefixes[: -MAX_PREFIXES - 1 : -1]), chain)
 
 
-def entry_of(message: JsonObject) -> Entry:
+def entry_of(dialect: Dialect, message: JsonObject) -> Entry:
     """One message as alignment sees it."""
-    role = message.get("role")
-    return Entry(chat.digest(message), is_answer=role == "assistant", is_user=role == "user")
+    role = dialect.role_of(message)
+    return Entry(dialect.digest(message), is_answer=role == "assistant", is_user=role == "user")
 
 
 def extend(chain: bytes, digest: bytes) -> bytes:
     """The chain after one more message."""
     return hashlib.blake2b(chain + digest, digest_size=16).digest()
+
+
+def chain_after(dialect: Dialect, chain: bytes, messages: Sequence[JsonObject]) -> bytes:
+    """The chain after these messages."""
+    for message in messages:
+        chain = extend(chain, dialect.digest(message))
+    return chain
 
 
 def stored_entries(index: Sequence[IndexEntry]) -> tuple[Entry, ...]:
@@ -82,7 +88,7 @@ def stored_entries(index: Sequence[IndexEntry]) -> tuple[Entry, ...]:
     )
 
 
-def flags_of(message: JsonObject, *, is_partial: bool) -> int:
+def flags_of(dialect: Dialect, message: JsonObject, *, is_partial: bool) -> int:
     """The index entry's flags for a message."""
-    role = message.get("role")
+    role = dialect.role_of(message)
     return (ANSWER if role == "assistant" else USER if role == "user" else 0) | (PARTIAL if is_partial else 0)

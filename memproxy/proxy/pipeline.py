@@ -16,10 +16,10 @@ from memproxy.errors import RequestError, UpstreamError
 from memproxy.identity import Claims, SplitPath, Tenants, credential_of, read_claims, scope_of
 from memproxy.proxy.answer import Answering, AnswerLoop, Limits, Source
 from memproxy.proxy.assemble import Assembler
-from memproxy.proxy.cached_results import CachedResults, ToolCache, is_ordinary
+from memproxy.proxy.cached_results import CachedResults, ToolCache
 from memproxy.proxy.client import Client
 from memproxy.proxy.controls import chosen
-from memproxy.proxy.conversation import Conversation, extend, read_conversation
+from memproxy.proxy.conversation import Conversation, chain_after, read_conversation
 from memproxy.proxy.forward import forward
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.offered_tools import OfferedTools, is_memory_tool
@@ -35,9 +35,8 @@ from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey,
 from memproxy.storage import schema
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
-from memproxy.wire import chat_answers
-from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_answers import Answer, calls_of
+from memproxy.wire.chat_answers import calls_of
+from memproxy.wire.dialect import NO_ANSWER, Answer, Dialect
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +93,13 @@ class Pipeline:
         self._clock = clock
         self._metrics = metrics
 
-    async def run(self, client: Client, path: SplitPath) -> None:
+    async def run(self, client: Client, path: SplitPath, dialect: Dialect) -> None:
         """Serve one request from its first byte to its recording. Raises `RequestError` before anything was sent."""
-        inbound = await self.receive(client, path)
+        inbound = await self.receive(client, path, dialect)
         outbound = await self.prepare(inbound)
         await self.exchange(client, inbound, outbound)
 
-    async def receive(self, client: Client, path: SplitPath) -> Inbound:
+    async def receive(self, client: Client, path: SplitPath, dialect: Dialect) -> Inbound:
         """Read the body and the credential."""
         body = await client.body(max_bytes=self._policy.max_body_bytes)
         return Inbound(
@@ -109,6 +108,7 @@ class Pipeline:
             began_s=time.monotonic(),
             body=body,
             path=path,
+            dialect=dialect,
             headers=client.headers,
             tenant=self._tenants.tenant_of(credential_of(client.headers)),
         )
@@ -134,7 +134,7 @@ class Pipeline:
         """Identify the caller and find the conversation; or why this request has no memory."""
         mode = chosen(inbound.headers, "memory", self._policy.memory)
         tool_cache = chosen(inbound.headers, "tool-cache", self._policy.tool_cache)
-        request = chat.read_request(inbound.body)
+        request = inbound.dialect.read(inbound.body)
         claims = read_claims(
             inbound.headers,
             inbound.path.claims,
@@ -144,7 +144,7 @@ class Pipeline:
         if mode is MemoryMode.OFF:
             return "switched off"
         if request is None:
-            return "the body is not a chat completion request"
+            return "the body is no request that can be read"
         if inbound.tenant is None:
             return "no credential"
         if is_utility(request):
@@ -155,7 +155,8 @@ class Pipeline:
         scope = scope_of(inbound.tenant, claims)
         await self._recorder.settled(marks_of(scope, claims, conversation), deadline_s=SETTLE_DEADLINE_S)
         tools = chosen(inbound.headers, "tools", self._policy.tools)
-        offers_tools = tools is ToolsMode.ON and mode.reads and scope.user is not None and is_ordinary(request)
+        may_use = mode.reads and scope.user is not None and request.dialect.is_ordinary(request)
+        offers_tools = tools is ToolsMode.ON and may_use
         may_exceed = self._assembler.may_exceed(request, offers_tools=offers_tools)
         found = await self._recall.session(scope, claims.session, conversation, want_index=may_exceed)
         is_retry = inbound.headers.get("x-stainless-retry-count", "0") != "0"
@@ -192,7 +193,7 @@ class Pipeline:
         except UpstreamError as error:
             self._count(outbound, error.status)
             headers = receipt_headers(inbound, outbound, inside)
-            await client.refuse(error, headers, msgspec.json.encode(error.openai_body()))
+            await client.refuse(error, headers, msgspec.json.encode(inbound.dialect.error_body(error)))
             return
         self._count(outbound, relayed.status or 499)
         answer = self.record(inbound, outbound, relayed, inside, receipt=receipt)
@@ -211,7 +212,11 @@ class Pipeline:
         except Exception:  # a tool call that is not answered here is answered by the agent, as without memproxy
             log.exception("request %s goes on without cached tool results", inbound.id)
             return Sources(offered)
-        answers = known.tool_cache is ToolCacheMode.ANSWER and known.mode.reads and is_ordinary(known.request)
+        answers = (
+            known.tool_cache is ToolCacheMode.ANSWER
+            and known.mode.reads
+            and known.request.dialect.is_ordinary(known.request)
+        )
         is_passed_by = "no-cache" in inbound.headers.get("cache-control", "").lower()
         return Sources(offered, cached, cache_answers=answers and not is_passed_by)
 
@@ -249,6 +254,7 @@ class Pipeline:
         loop = AnswerLoop(
             client,
             send,
+            dialect=inbound.dialect,
             sources=sources.answering,
             limits=Limits(rounds=self._policy.answer_rounds, seconds=self._policy.answer_s),
             headers=lambda done: receipt_headers(inbound, outbound, done),
@@ -270,9 +276,9 @@ class Pipeline:
         self, inbound: Inbound, outbound: Outbound, relayed: Relayed, inside: Answering, *, receipt: JsonObject
     ) -> Answer:
         """Read the answer, and hand the exchange to the recorder if it is to be remembered."""
-        known, answer = outbound.remembered, chat_answers.NO_ANSWER
+        known, answer = outbound.remembered, NO_ANSWER
         if relayed.status is not None and relayed.is_observed:
-            answer = chat_answers.read_answer(
+            answer = inbound.dialect.read_answer(
                 relayed.chunks, content_type=relayed.content_type, content_encoding=relayed.content_encoding
             )
         outcome = relayed.outcome
@@ -309,9 +315,9 @@ class Pipeline:
         known = outbound.remembered
         if known is None or sources.cached is None:
             return
-        prompt = (answer.usage or {}).get("prompt_tokens")
-        saved = prompt * inside.rounds // (inside.rounds + 1) if isinstance(prompt, int) else 0
-        calls = calls_of(answer.message) if answer.message else ()
+        saved = (answer.prompt_tokens or 0) * inside.rounds // (inside.rounds + 1)
+        read = known.request.dialect.as_chat(answer.messages)
+        calls = [call for _, message in read for call in calls_of(message)]
         counting = self._tool_cache.finish(sources.cached, calls, mode=known.tool_cache, tokens_saved=saved)
         self._tasks.start(counting, name="count tool calls")
 
@@ -362,7 +368,7 @@ def marks_after(known: Remembered, answer: Answer) -> list[str]:
     """What a next request of this conversation will wait for."""
     if known.claims.session is not None:
         return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
-    if answer.message is None:
+    if not answer.messages:
         return []
-    chain = extend(known.conversation.chain, chat.digest(answer.message))
+    chain = chain_after(known.request.dialect, known.conversation.chain, answer.messages)
     return [schema.chain_key(known.scope, None, chain.hex())]

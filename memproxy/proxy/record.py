@@ -23,7 +23,7 @@ from memproxy.storage.working import LoadedSession, SessionStore
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.tokens import COUNTED_CHARS, EXACT_LIMIT, MESSAGE_OVERHEAD, count_tokens, estimate_tokens
-from memproxy.wire import chat_completions as chat
+from memproxy.wire.dialect import Dialect
 
 log = logging.getLogger(__name__)
 
@@ -171,30 +171,32 @@ class Recorder:
         chains = [prefix.chain for prefix in exchange.conversation.prefixes]
         return await self._sessions.load(exchange.key.scope, named, chains=chains, want_index=True, tail=0)
 
-    async def _stored_answer(self, exchange: Exchange) -> StoredMessage | None:
-        message = exchange.answer.message
+    async def _stored_answer(self, exchange: Exchange) -> Sequence[StoredMessage]:
+        dialect, messages = exchange.request.dialect, list(exchange.answer.messages)
         is_partial = exchange.outcome is not Outcome.COMPLETED or exchange.answer.error
-        if message is not None and is_partial:
-            message = chat.without_calls(message)
-        if message is None or (is_partial and not chat.message_text(message).strip()):
-            return None
-        (tokens,) = await counted([message])
-        return stored(message, exchange=exchange, at=exchange.answered_at, tokens=tokens, is_partial=is_partial)
+        if is_partial:
+            worth = [whole for message in messages if (whole := dialect.without_calls(message)) is not None]
+            messages = worth if any(dialect.text_of(message).strip() for message in worth) else []
+        counts = await counted(dialect, messages)
+        return [
+            stored(message, exchange=exchange, at=exchange.answered_at, tokens=tokens, is_partial=is_partial)
+            for message, tokens in zip(messages, counts, strict=True)
+        ]
 
     async def _token_counts(self, exchange: Exchange, alignment: Alignment) -> Sequence[int]:
-        return await counted([message for _, message in appended(exchange, alignment)])
+        return await counted(exchange.request.dialect, [message for _, message in appended(exchange, alignment)])
 
     async def _keep_instructions(self, exchange: Exchange, session: LoadedSession | None, key: SessionKey) -> None:
-        count = exchange.request.instructions
+        instructions = exchange.request.instructions
         kept = session.instructions if session is not None and session.key == key else ""
-        if count and kept != instructions_digest(exchange.request):
-            raw = msgspec.json.encode(exchange.request.messages[:count])
+        if instructions and kept != instructions_digest(exchange.request):
+            raw = msgspec.json.encode(instructions)
             await self._in_time(self._sessions.keep_instructions(key, raw=raw, is_named=exchange.is_named))
 
 
-async def counted(messages: Sequence[JsonObject]) -> Sequence[int]:
+async def counted(dialect: Dialect, messages: Sequence[JsonObject]) -> Sequence[int]:
     """Tokens of each message; counted in a thread when there is more than a page of text."""
-    texts = [chat.countable_text(message) for message in messages]
+    texts = [dialect.countable_text(message) for message in messages]
     if sum(map(len, texts)) > EXACT_LIMIT:
         return await asyncio.to_thread(_count_all, texts)
     return _count_all(texts)

@@ -5,6 +5,7 @@ of its own. Paths: an identity may stand before `/v1`, a missing `/v1` and a tra
 """
 
 import uuid
+from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -18,8 +19,11 @@ from memproxy.proxy.relay import Relayed
 from memproxy.proxy.upstream import Upstream
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
+from memproxy.wire.dialect import Dialect
 
-CHAT_COMPLETIONS = b"/chat/completions"
+DIALECTS: Mapping[bytes, Dialect] = {b"/chat/completions": CHAT_COMPLETIONS}
+"""The routes with memory, and what is spoken there."""
 
 OWN_FIRST_SEGMENTS = frozenset({b"u", b"s", b"n", b"v1"})
 """A path that begins otherwise has no `/v1`: it is forwarded only if it names a resource of the provider's."""
@@ -63,8 +67,8 @@ class ProxyApp:
         if client.headers.get("upgrade", "").lower() == "websocket":
             await client.start(426, [(b"content-length", b"0"), (b"connection", b"close")])
             await client.end()
-        elif client.method == "POST" and path.rest.rstrip(b"/") == CHAT_COMPLETIONS:
-            await self._pipeline.run(client, path)
+        elif client.method == "POST" and (dialect := DIALECTS.get(path.rest.rstrip(b"/"))) is not None:
+            await self._pipeline.run(client, path, dialect)
         elif _is_forwarded(client.raw_path, path):
             await self._pass_through(client, path)
         else:

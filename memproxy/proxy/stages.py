@@ -10,7 +10,7 @@ from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import Conversation
 from memproxy.records import MemoryMode, Scope, ScoredMemory, SessionKey, StoredMessage, ToolCacheMode, ToolsMode
 from memproxy.storage.working import LoadedSession
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.dialect import Dialect, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Inbound:
     began_s: float
     body: bytes
     path: SplitPath
+    dialect: Dialect
     headers: Mapping[str, str]
     tenant: str | None
     """None when the credential names none: then there is no memory."""
@@ -54,7 +55,7 @@ class Remembered:
     tool_cache: ToolCacheMode
     offers_tools: bool
     """Memory tools are offered to the model."""
-    request: ChatRequest
+    request: Request
     conversation: Conversation
     session: LoadedSession | None
     alignment: Alignment

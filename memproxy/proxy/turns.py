@@ -10,13 +10,11 @@ from datetime import datetime
 
 from memproxy.proxy.align import Alignment, Shape, align
 from memproxy.proxy.compose import Cut, Placement, message_without_blocks
-from memproxy.proxy.conversation import Conversation, extend, flags_of, stored_entries
+from memproxy.proxy.conversation import Conversation, chain_after, flags_of, stored_entries
 from memproxy.records import JsonObject, Outcome, Pin, Scope, SessionKey, StoredMessage, Turn
 from memproxy.storage.queue import encode_turn
 from memproxy.storage.working import LoadedSession, NewTurn
-from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_answers import Answer
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.dialect import Answer, Request
 
 CONTEXT_MESSAGES = 2
 """Messages before a turn that go to the queue with it: what grounds its first words."""
@@ -29,7 +27,7 @@ class Exchange:
     request_id: str
     key: SessionKey
     is_named: bool
-    request: ChatRequest
+    request: Request
     conversation: Conversation
     session: LoadedSession | None
     """As it was when the request came."""
@@ -53,9 +51,9 @@ class Exchange:
 
 def appended(exchange: Exchange, alignment: Alignment) -> list[tuple[int, JsonObject]]:
     """The client's messages that go into the log, with their index behind the instructions."""
-    own = exchange.request.instructions
+    sent = exchange.request.conversation
     return [
-        (index, exchange.request.messages[own + index])
+        (index, sent[index])
         for index, position in enumerate(alignment.positions)
         if position is not None and position >= alignment.keep
     ]
@@ -110,7 +108,7 @@ def align_again(exchange: Exchange, session: LoadedSession | None) -> tuple[Alig
     return alignment, target_key(session, alignment, fresh=exchange.request_id, is_named=exchange.is_named)
 
 
-def is_other_agent(session: LoadedSession | None, request: ChatRequest) -> bool:
+def is_other_agent(session: LoadedSession | None, request: Request) -> bool:
     """The request comes under other instructions than the session's."""
     if session is None or not session.instructions or not request.instructions:
         return False
@@ -132,18 +130,19 @@ def unnamed_session(fresh: str) -> str:
     return f"conv-{fresh.rpartition('-')[2]}"
 
 
-def instructions_digest(request: ChatRequest) -> str:
+def instructions_digest(request: Request) -> str:
     """What tells whether the agent's instructions changed."""
-    return b"".join(chat.digest(message) for message in request.messages[: request.instructions]).hex()[:64]
+    return b"".join(map(request.dialect.digest, request.instructions)).hex()[:64]
 
 
 def stored(
     message: JsonObject, *, exchange: Exchange, at: datetime, tokens: int, is_partial: bool = False
 ) -> StoredMessage:
     """A message as it is kept: whole, but without blocks that memproxy put into it."""
+    dialect = exchange.request.dialect
     return StoredMessage(
-        message=message_without_blocks(message),
-        digest=chat.digest(message).hex(),
+        message=message_without_blocks(dialect, message),
+        digest=dialect.digest(message).hex(),
         tokens=tokens,
         at=at,
         turn=exchange.request_id,
@@ -157,7 +156,7 @@ def plan_turn(
     alignment: Alignment,
     *,
     key: SessionKey,
-    answer: StoredMessage | None,
+    answer: Sequence[StoredMessage],
     counts: Sequence[int],
 ) -> NewTurn | None:
     """All that this exchange writes; None when the session holds it already."""
@@ -165,21 +164,21 @@ def plan_turn(
         (index, stored(message, exchange=exchange, at=exchange.at, tokens=tokens))
         for (index, message), tokens in zip(appended(exchange, alignment), counts, strict=True)
     ]
-    messages = tuple(message for _, message in new) + ((answer,) if answer is not None else ())
+    messages = (*(message for _, message in new), *answer)
     if not messages or _holds(session, exchange, alignment, answer):
         return None
     branch = session is not None and alignment.branches
     learned = tuple(message for index, message in new if not alignment.known[index])
-    learned += (answer,) if answer is not None and not answer.partial else ()  # the client will ask again
+    learned += tuple(message for message in answer if not message.partial)  # else the client will ask again
     return NewTurn(
         key=key,
         turn_id=exchange.request_id,
         expected_length=0 if branch or session is None else session.length,
         keep=0 if branch else alignment.keep,
         messages=messages,
-        flags=tuple(flags_of(message.message, is_partial=message.partial) for message in messages),
+        flags=tuple(flags_of(exchange.request.dialect, each.message, is_partial=each.partial) for each in messages),
         facts=_facts(exchange, session, alignment, key=key, messages=messages),
-        pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new) if answer is not None else None),
+        pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new), span=len(answer)),
         queued=encode_turn(_queued(exchange, key, learned)) if exchange.learns and learned else b"",
         chain=_chain(exchange, alignment, answer),
         is_named=exchange.is_named,
@@ -189,7 +188,7 @@ def plan_turn(
 
 
 def _holds(
-    session: LoadedSession | None, exchange: Exchange, alignment: Alignment, answer: StoredMessage | None
+    session: LoadedSession | None, exchange: Exchange, alignment: Alignment, answer: Sequence[StoredMessage]
 ) -> bool:
     """The log has this very exchange: an earlier attempt went through unnoticed, or a later turn brought it along.
 
@@ -199,9 +198,10 @@ def _holds(
         return False
     if session.last_turn == exchange.request_id:
         return True
-    if answer is None or alignment.head or len(session.index) != session.length:
+    if not answer or alignment.head or len(session.index) != session.length:
         return False
-    digests = [entry.digest for entry in exchange.conversation.entries] + [bytes.fromhex(answer.digest)]
+    digests = [entry.digest for entry in exchange.conversation.entries]
+    digests += [bytes.fromhex(message.digest) for message in answer]
     return [entry.digest for entry in session.index[: len(digests)]] == digests
 
 
@@ -246,30 +246,30 @@ def _resends(conversation: Conversation, alignment: Alignment) -> bool:
     return any(alignment.known[at] and conversation.entries[at].is_user for at in range(newest))
 
 
-def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int | None) -> Mapping[int, Pin]:
+def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int, span: int) -> Mapping[int, Pin]:
     pins: dict[int, Pin] = {}
     placement = exchange.placement
     if placement is not None:
-        position = alignment.positions[placement.index - exchange.request.instructions]
+        position = alignment.positions[placement.index - exchange.request.lead]
         if position is not None:
             pins[position] = placement.pin
-    if exchange.instead and answer_at is not None:
-        pins[answer_at] = Pin(instead=exchange.instead)
+    if exchange.instead and span:
+        pins[answer_at] = Pin(instead=exchange.instead, span=span)
     return pins
 
 
-def _chain(exchange: Exchange, alignment: Alignment, answer: StoredMessage | None) -> str:
+def _chain(exchange: Exchange, alignment: Alignment, answer: Sequence[StoredMessage]) -> str:
     """The pointer after this turn: only where the client sends all of the log, for it stands for all of it."""
-    if answer is None or answer.partial or alignment.head or None in alignment.positions:
+    if not answer or answer[-1].partial or alignment.head or None in alignment.positions:
         return ""
-    return extend(exchange.conversation.chain, bytes.fromhex(answer.digest)).hex()
+    return chain_after(exchange.request.dialect, exchange.conversation.chain, [each.message for each in answer]).hex()
 
 
 def _queued(exchange: Exchange, key: SessionKey, learned: tuple[StoredMessage, ...]) -> Turn:
     first = learned[0].message
     sent = [
         *(message.message for message in exchange.history),
-        *exchange.request.messages[exchange.request.instructions :],
+        *exchange.request.conversation,
     ]
     places = [place for place, message in enumerate(sent) if message is first or message == first]
     before = sent[: places[-1]] if places else sent

@@ -31,7 +31,7 @@ from memproxy.records import (
     ToolCall,
 )
 from memproxy.storage.working import LoadedSession
-from memproxy.wire import chat_completions as chat
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 SCOPE = Scope("tenant", "ann", "shop")
@@ -39,11 +39,13 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "secre
 
 
 def inbound() -> Inbound:
-    return Inbound("mpr-1", NOON, time.monotonic(), BODY, SplitPath({}, b"/chat/completions"), {}, "tenant")
+    return Inbound(
+        "mpr-1", NOON, time.monotonic(), BODY, SplitPath({}, b"/chat/completions"), CHAT_COMPLETIONS, {}, "tenant"
+    )
 
 
 def remembered(session: str = "one", thread: str = "", loaded: LoadedSession | None = None) -> Remembered:
-    request = chat.read_request(BODY)
+    request = CHAT_COMPLETIONS.read(BODY)
     assert request is not None
     conversation = read_conversation(request)
     return Remembered(

@@ -16,6 +16,7 @@ WITHOUT_TESTS: Mapping[str, str] = {
     "memproxy/clock.py": "two calls of the standard library",
     "memproxy/errors.py": "tests/rules/test_errors_mapped.py is about all of them",
     "memproxy/proxy/stages.py": "values without behaviour",
+    "memproxy/wire/dialect.py": "protocols and values; each dialect is tested",
     "memproxy/proxy/forward.py": TO_BE_WRITTEN,
     "memproxy/proxy/record.py": TO_BE_WRITTEN,
     "memproxy/storage/working.py": TO_BE_WRITTEN,
