@@ -18,6 +18,7 @@ from memproxy.identity import credential_of
 from memproxy.proxy.assemble import Assembler
 from memproxy.proxy.cached_results import ToolCache
 from memproxy.proxy.client import Message, Receive, Send
+from memproxy.proxy.continuations import Continuations
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.pipeline import Pipeline
 from memproxy.proxy.recall import Recall
@@ -115,6 +116,7 @@ def _pipeline(
             metrics=services.metrics,
             deadline_s=settings.session_deadline_s,
         ),
+        continuations=Continuations(services.continuations, services.tasks, deadline_s=settings.session_deadline_s),
         memory_tools=MemoryTools(services.long_term, services.session_data, clock=services.clock),
         tasks=services.tasks,
         policy=policy,

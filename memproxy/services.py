@@ -19,6 +19,7 @@ from memproxy.memory.tool_policy import ToolPolicy, parse_policy
 from memproxy.settings import Settings
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.connection import open_redis
+from memproxy.storage.continuations import ContinuationStore
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore, require_query_engine
 from memproxy.storage.queue import Stage, TurnQueue
@@ -58,6 +59,7 @@ class Services:
     tool_results: ToolResultStore
     tool_counts: ToolCounts
     session_data: SessionDataStore
+    continuations: ContinuationStore
 
 
 @asynccontextmanager
@@ -105,6 +107,7 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
             queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
             tool_policy=policy,
             tool_counts=ToolCounts(redis),
+            continuations=ContinuationStore(redis, ttl_s=settings.unnamed_session_ttl_s),
             session_data=SessionDataStore(redis, unrecorded_ttl_s=settings.unnamed_session_ttl_s),
             tool_results=ToolResultStore(redis, max_results=policy.max_results, max_bytes=policy.max_session_bytes),
         )

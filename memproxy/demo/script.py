@@ -30,6 +30,8 @@ class ModelRequest:
     raw_body: bytes
     arrived_at: float
     """Seconds of `time.monotonic`, once the whole body was there."""
+    told: tuple[dict[str, Any], ...] | None = None
+    """All that the model is shown, in the form of chat completions, where the request has another form."""
 
     @cached_property
     def body(self) -> dict[str, Any]:
@@ -46,6 +48,9 @@ class ModelRequest:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
+        """All that the model is shown, in the form of chat completions."""
+        if self.told is not None:
+            return list(self.told)
         messages: list[dict[str, Any]] = self.body.get("messages", [])
         return messages
 
@@ -84,6 +89,8 @@ class Reply:
 
     text: str | None = None
     tool_calls: tuple[ToolCallReply, ...] = ()
+    reasoning: str = ""
+    """What the model thinks first, in formats that show it."""
     finish_reason: str | None = None
     """By default `tool_calls` or `stop`, as fits."""
     status: int = 200
@@ -109,12 +116,15 @@ class Reply:
 Script = Callable[[ModelRequest], Reply]
 
 
+_TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """The text of a message, the text parts of a list joined by newlines; empty without text."""
     content = message.get("content")
     if isinstance(content, str):
         return content
-    return "\n".join(part["text"] for part in content or () if part.get("type") == "text")
+    return "\n".join(part["text"] for part in content or () if part.get("type") in _TEXT_TYPES)
 
 
 def answer_from_request(request: ModelRequest) -> Reply:
@@ -126,10 +136,11 @@ def answer_from_request(request: ModelRequest) -> Reply:
     if newest["role"] == "tool":
         return Reply(f"The tool says: {text_of(newest)}")
     choice = request.body.get("tool_choice")
-    if isinstance(choice, dict) and "function" in choice:
-        return Reply(tool_calls=(ToolCallReply(choice["function"]["name"]),))
+    if isinstance(choice, dict) and "name" in (called := choice.get("function", choice)):
+        return Reply(tool_calls=(ToolCallReply(called["name"]),))
     if choice == "required" and request.body.get("tools"):
-        return Reply(tool_calls=(ToolCallReply(request.body["tools"][0]["function"]["name"]),))
+        tool = request.body["tools"][0]
+        return Reply(tool_calls=(ToolCallReply(tool.get("function", tool)["name"]),))
     return Reply(f"You said: {request.last_user_text}")
 
 

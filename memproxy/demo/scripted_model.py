@@ -5,6 +5,9 @@ The demo, the bench and the tests put it where a provider would be. Below any pr
 | path | answer |
 |---|---|
 | `POST /chat/completions` | what the script says, as JSON or stream; 400 where OpenAI would refuse the request |
+| `POST /responses` | the same script in the form of the Responses API, with everything that it remembers |
+| `GET`, `DELETE /responses/{id}`, `.../cancel`, `.../input_items` | what was stored |
+| `POST /conversations` | a new conversation |
 | `POST /embeddings` | vectors that depend on the words alone |
 | `GET /models` | the names of the bench models and one more |
 | `POST /files` | size and SHA-256 of the whole body |
@@ -50,6 +53,13 @@ from memproxy.demo.provider_answers import (
     usage,
 )
 from memproxy.demo.provider_checks import ErrorObject, error_object, find_embeddings_fault, find_fault
+from memproxy.demo.provider_responses import (
+    RefusedError,
+    ResponseStore,
+    conversation_of,
+    response_body,
+    response_events,
+)
 from memproxy.demo.script import ModelRequest, Reply, Script, ToolCallReply, answer_from_request, in_order
 from memproxy.sockets import listening_socket
 
@@ -113,6 +123,7 @@ class ScriptedModel:
         self._bench = BenchAnswers() if answer is None else None
         self._keep_requests = keep_requests
         self._prompt_cache = PromptCache()
+        self._stored = ResponseStore()
         self._changed = asyncio.Event()
         self._is_closing = False
 
@@ -213,16 +224,54 @@ class ScriptedModel:
         if fault := find_fault(_decoded(request)):
             return _refusal(fault)
         prompt_tokens, cached_tokens = self._prompt_cache.count(request.body)
-        try:
-            reply = self._answer(request)
-        except Exception as failure:
-            self.failures.append(failure)
-            self._announce()
-            raise
+        reply = self._reply_to(request)
         if reply.hang and reply.cut_after is None:
             return Delivery((), [], delay_s=None)
         counts = usage(reply, prompt_tokens, cached_tokens=cached_tokens, choices=request.body.get("n") or 1)
         return _as_told(_scripted(reply, request, counts), reply)
+
+    def _reply_to(self, request: ModelRequest) -> Reply:
+        try:
+            return self._answer(request)
+        except Exception as failure:
+            self.failures.append(failure)
+            self._announce()
+            raise
+
+    def _responses(self, request: ModelRequest) -> Delivery:
+        try:
+            history = self._stored.history(request.body)
+            told = conversation_of(request.body, history)
+        except RefusedError as refused:
+            return _refusal(refused.error, status=refused.status)
+        request = replace(request, told=tuple(told))
+        prompt = {"model": request.model, "tools": request.body.get("tools"), "messages": told}
+        prompt_tokens, cached_tokens = self._prompt_cache.count(prompt)
+        reply = self._reply_to(request)
+        if reply.hang and reply.cut_after is None:
+            return Delivery((), [], delay_s=None)
+        if (recorded := _recorded(reply)) is not None:
+            return _as_told(recorded, reply)
+        response = response_body(
+            reply, request.body, created=int(time.time()), prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
+        )
+        self._stored.keep(request.body, response, history)
+        answer = streamed(response_events(response)) if request.is_stream else whole(msgspec.json.encode(response))
+        return _as_told(answer, reply)
+
+    def _response(self, request: ModelRequest, response_id: str, below: str | None = None) -> Delivery:
+        try:
+            response = self._stored.stored(response_id)
+            if request.method == "DELETE":
+                response = self._stored.forget(response_id)
+        except RefusedError as refused:
+            return _refusal(refused.error, status=refused.status)
+        if below == "/input_items":
+            response = {"object": "list", "data": self._stored.inputs[response_id], "has_more": False}
+        return whole(msgspec.json.encode(response))
+
+    def _conversations(self, request: ModelRequest) -> Delivery:
+        return whole(msgspec.json.encode(self._stored.open_conversation(request.body)))
 
     def _embeddings(self, request: ModelRequest) -> Delivery:
         if fault := find_embeddings_fault(_decoded(request)):
@@ -257,6 +306,9 @@ class ScriptedModel:
 
 _ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Delivery]], ...] = (
     ("POST", re.compile(r".*/chat/completions/?"), ScriptedModel._chat),
+    ("POST", re.compile(r".*/responses/?"), ScriptedModel._responses),
+    ("*", re.compile(r".*/responses/(?P<response_id>[^/]+)(?P<below>/cancel|/input_items)?"), ScriptedModel._response),
+    ("POST", re.compile(r".*/conversations/?"), ScriptedModel._conversations),
     ("POST", re.compile(r".*/embeddings/?"), ScriptedModel._embeddings),
     ("GET", re.compile(r".*/models/?"), ScriptedModel._models),
     ("POST", re.compile(r".*/files/?"), ScriptedModel._upload),
@@ -277,14 +329,19 @@ def _refusal(error: ErrorObject, *, status: int = 400) -> Delivery:
     return whole(error_body(error), status=status)
 
 
-def _scripted(reply: Reply, request: ModelRequest, counts: dict[str, Any]) -> Delivery:
-    """The reply in the form in which the request asked for it."""
+def _recorded(reply: Reply) -> Delivery | None:
+    """What is the same in any format: recorded bytes, and errors."""
     if reply.raw_stream is not None:
         return streamed(reply.raw_stream)
     if reply.raw_body is not None:
         return whole(reply.raw_body)
-    if reply.status >= 400:
-        return whole(error_body(scripted_error(reply)))
+    return whole(error_body(scripted_error(reply))) if reply.status >= 400 else None
+
+
+def _scripted(reply: Reply, request: ModelRequest, counts: dict[str, Any]) -> Delivery:
+    """The reply in the form in which the request asked for it."""
+    if (recorded := _recorded(reply)) is not None:
+        return recorded
     created = int(time.time())
     if request.is_stream:
         return streamed(completion_events(reply, request.body, created=created, usage=counts))

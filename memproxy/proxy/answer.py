@@ -67,6 +67,8 @@ class Answering:
     """Rounds before the one that the client got."""
     last: tuple[JsonObject, ...] = ()
     """The model's own messages of the round that the client got, as they may be sent again."""
+    answer_id: str = ""
+    """The provider's id of that round, where a next request may refer to it."""
     beside: list[JsonObject] = field(default_factory=list)
     """Results of calls in that message that the client did not get."""
 
@@ -84,6 +86,7 @@ class Answered:
     """Closed; its head is still of use."""
     messages: tuple[JsonObject, ...]
     """The model's own, as they may be sent again."""
+    answer_id: str
     results: Sequence[JsonObject]
     answers: Sequence[ToolAnswer]
     held: Sequence[bytes]
@@ -188,7 +191,7 @@ class AnswerLoop:
         answers = await self._answers_to(current, joined)
         if current.is_answerable and len(answers) == len(current.calls):
             return self._answered(response, current, answers, current.held_back)
-        self.done.last = self._replayable(current)
+        self.done.last, self.done.answer_id = self._replayable(current), current.id
         await self._show(response, current, current.release())
         await self._start(response)
         await self._answer_beside(current.calls, answers)
@@ -208,7 +211,7 @@ class AnswerLoop:
         answers = await self._answers_to(current, joined)
         if current.is_answerable and len(answers) == len(current.calls):
             return self._answered(response, current, answers, [shown])
-        self.done.last = self._replayable(current)
+        self.done.last, self.done.answer_id = self._replayable(current), current.id
         self._settle()
         await self._answer_beside(current.calls, answers)
         await self._emit(response, [shown])
@@ -226,7 +229,7 @@ class AnswerLoop:
         self, response: UpstreamResponse, current: Round, answers: Sequence[ToolAnswer], held: Sequence[bytes]
     ) -> Answered:
         results = self._dialect.results(answers)
-        return Answered(response, self._replayable(current), results, answers, held, current.after())
+        return Answered(response, self._replayable(current), current.id, results, answers, held, current.after())
 
     async def _pass_rest(self, response: UpstreamResponse, body: bytes, chunks: AsyncIterator[bytes]) -> None:
         """An answer that is too large to be read."""
@@ -306,7 +309,7 @@ class AnswerLoop:
         before, self._before = self._before, None
         if before is not None and self._can_fall_back(before):
             log.warning("an inner round failed, the one before goes to the client: %s", error)
-            self.done.last = before.messages
+            self.done.last, self.done.answer_id = before.messages, before.answer_id
             await self._answer_beside([answer.call for answer in before.answers], before.answers)
             await self._emit(before.response, before.held)
             self._into.outcome = Outcome.COMPLETED

@@ -13,7 +13,7 @@ from memproxy.proxy.budget import Weight, choose_cut, divide
 from memproxy.proxy.compose import Cut, Placement, compose, memory_block
 from memproxy.proxy.conversation import stored_entries
 from memproxy.proxy.offered_tools import OFFERED_TOKENS, with_memory_tools
-from memproxy.proxy.recall import Recall, query_of
+from memproxy.proxy.recall import TAIL, Recall, query_of
 from memproxy.proxy.stages import Outbound, Policy, Remembered
 from memproxy.records import JsonObject, Pin, ScoredMemory, StoredMessage
 from memproxy.tokens import Windows, estimate_tokens
@@ -61,7 +61,7 @@ class Assembler:
             known.request,
             known.alignment,
             history=history,
-            history_from=known.alignment.head - len(history),
+            history_from=known.alignment.restored - len(history),
             instructions=instructions,
             pins=known.session.pins if known.session else {},
             placement=placement,
@@ -69,7 +69,8 @@ class Assembler:
         )
         if known.offers_tools:
             body = with_memory_tools(known.request.dialect, body)
-        return Outbound(body, known, history, placement, cut, found, tuple(degraded))
+        before = await self._before(known, degraded) if known.alignment.lies_elsewhere else history
+        return Outbound(body, known, history, before, placement, cut, found, tuple(degraded))
 
     async def _new_block(
         self, known: Remembered, degraded: list[str]
@@ -104,7 +105,9 @@ class Assembler:
 
     async def _fit(self, known: Remembered, degraded: list[str]) -> tuple[Cut, Sequence[StoredMessage]]:
         """Where the conversation is cut so that it fits, and the stored messages that are sent along."""
-        session, head = known.session, known.alignment.head
+        session, head = known.session, known.alignment.restored
+        if known.alignment.lies_elsewhere:
+            return Cut(), ()
         now = Cut()
         if session is not None and session.cut <= known.alignment.keep:
             now = Cut(session.cut, session.cut_note)
@@ -150,7 +153,7 @@ class Assembler:
 
     async def _history(self, known: Remembered, first: int, degraded: list[str]) -> Sequence[StoredMessage]:
         """The stored messages first..head, from what was read along or, if that is too short, by another look-up."""
-        session, head = known.session, known.alignment.head
+        session, head = known.session, known.alignment.restored
         if session is None or head <= first:
             return ()
         tail_from = session.length - len(session.tail)
@@ -160,6 +163,17 @@ class Assembler:
         if found.degraded or len(found.value) != head - first:
             degraded.append("history")
             return ()
+        return found.value
+
+    async def _before(self, known: Remembered, degraded: list[str]) -> Sequence[StoredMessage]:
+        """The newest messages that the provider has, where results come without their calls."""
+        session, head = known.session, known.alignment.head
+        role_of = known.request.dialect.role_of
+        if session is None or not head or all(role_of(message) != "tool" for message in known.request.conversation):
+            return ()
+        found = await self._recall.messages(session.key, max(0, head - TAIL), head - 1)
+        if found.degraded:
+            degraded.append("history")
         return found.value
 
     async def _dropped(self, known: Remembered, position: int, degraded: list[str]) -> Sequence[JsonObject]:
@@ -174,7 +188,7 @@ class Assembler:
     async def _instructions(self, known: Remembered, degraded: list[str]) -> Sequence[JsonObject]:
         """The session's instructions, for a client that sends only its newest message and none of them."""
         session = known.session
-        if session is None or not session.instructions or known.request.instructions or not known.alignment.head:
+        if session is None or not session.instructions or known.request.instructions or not known.alignment.restored:
             return ()
         found = await self._recall.instructions(session.key)
         if found.degraded:

@@ -92,8 +92,8 @@ class ToolCache:
         if not tools or "session" in known.degraded:
             return None
         sent = request.conversation
-        new_from = 0 if known.alignment.branches else len(outbound.history) + _first_new(known, sent)
-        read = request.dialect.as_chat([*(stored.message for stored in outbound.history), *sent])
+        new_from = 0 if known.alignment.branches else len(outbound.before) + _first_new(known, sent)
+        read = request.dialect.as_chat([*(stored.message for stored in outbound.before), *sent])
         conversation = [message for _, message in read]
         new_from = sum(at < new_from for at, _ in read)
         learned = lessons(conversation, new_from=new_from, tools=tools, policy=self._policy, at=self._clock.now())

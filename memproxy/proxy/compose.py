@@ -241,7 +241,7 @@ def _blocks(
     """The blocks that go before each of the client's messages, by its index in the request."""
     blocks: dict[int, list[str]] = {}
     own, role_of = request.lead, request.dialect.role_of
-    noted = alignment.head > cut.position or not cut.note
+    noted = alignment.restored > cut.position or not cut.note
     for index, position in enumerate(alignment.positions):
         if position is None or position < cut.position or role_of(request.messages[own + index]) != "user":
             continue

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 
 from memproxy.proxy.align import Entry
 from memproxy.records import JsonObject
+from memproxy.storage.schema import digest_of
 from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, USER, IndexEntry
 from memproxy.wire.dialect import Dialect, Request
 
 _SEED = b"memproxy chain 1"
+
+SILENT = 8
+"""Flag of an index entry beside those of the store's own: clients may leave this message out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,12 @@ class Conversation:
     """Up to the newest answers, the longest first."""
     chain: bytes
     """Over all messages."""
+    chains: tuple[str, ...] = ()
+    """What may be known of it in the store: these prefixes, or the answer that it goes on from."""
+    dialect: str = "chat"
+    is_chained: bool = False
+    """The messages stand behind others that the provider has."""
+    is_compacted: bool = False
 
     @property
     def newest_user(self) -> int | None:
@@ -50,16 +60,40 @@ def read_conversation(request: Request) -> Conversation:
     for message in request.conversation:
         entry = entry_of(request.dialect, message)
         entries.append(entry)
+        if entry.is_silent:
+            continue
         chain = extend(chain, entry.digest)
         if entry.is_answer:
             prefixes.append(Prefix(len(entries), chain.hex()))
-    return Conversation(tuple(entries), tuple(prefixes[: -MAX_PREFIXES - 1 : -1]), chain)
+    newest = tuple(prefixes[: -MAX_PREFIXES - 1 : -1])
+    chains = tuple(prefix.chain for prefix in newest)
+    if request.is_chained:
+        chains = (answer_chain(request.continues),) if request.continues else ()
+    return Conversation(
+        tuple(entries),
+        newest,
+        chain,
+        chains,
+        dialect=request.dialect.name,
+        is_chained=request.is_chained,
+        is_compacted=request.is_compacted,
+    )
 
 
 def entry_of(dialect: Dialect, message: JsonObject) -> Entry:
     """One message as alignment sees it."""
     role = dialect.role_of(message)
-    return Entry(dialect.digest(message), is_answer=role == "assistant", is_user=role == "user")
+    return Entry(
+        dialect.digest(message),
+        is_answer=role == "assistant",
+        is_user=role == "user",
+        is_silent=dialect.is_silent(message),
+    )
+
+
+def answer_chain(answer_id: str) -> str:
+    """What stands in the chain's place for a client that refers to an answer of the provider's."""
+    return digest_of("answer", answer_id)
 
 
 def extend(chain: bytes, digest: bytes) -> bytes:
@@ -70,7 +104,8 @@ def extend(chain: bytes, digest: bytes) -> bytes:
 def chain_after(dialect: Dialect, chain: bytes, messages: Sequence[JsonObject]) -> bytes:
     """The chain after these messages."""
     for message in messages:
-        chain = extend(chain, dialect.digest(message))
+        if not dialect.is_silent(message):
+            chain = extend(chain, dialect.digest(message))
     return chain
 
 
@@ -83,6 +118,7 @@ def stored_entries(index: Sequence[IndexEntry]) -> tuple[Entry, ...]:
             is_partial=bool(entry.flags & PARTIAL),
             tokens=entry.tokens,
             is_user=bool(entry.flags & USER),
+            is_silent=bool(entry.flags & SILENT),
         )
         for entry in index
     )
@@ -91,4 +127,5 @@ def stored_entries(index: Sequence[IndexEntry]) -> tuple[Entry, ...]:
 def flags_of(dialect: Dialect, message: JsonObject, *, is_partial: bool) -> int:
     """The index entry's flags for a message."""
     role = dialect.role_of(message)
-    return (ANSWER if role == "assistant" else USER if role == "user" else 0) | (PARTIAL if is_partial else 0)
+    flags = (ANSWER if role == "assistant" else USER if role == "user" else 0) | (PARTIAL if is_partial else 0)
+    return flags | (SILENT if dialect.is_silent(message) else 0)

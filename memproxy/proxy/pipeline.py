@@ -6,8 +6,7 @@ Fail open: whatever memory can't do in time is left out and named in the receipt
 import logging
 import time
 import uuid
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -18,21 +17,22 @@ from memproxy.proxy.answer import Answering, AnswerLoop, Limits, Source
 from memproxy.proxy.assemble import Assembler
 from memproxy.proxy.cached_results import CachedResults, ToolCache
 from memproxy.proxy.client import Client
+from memproxy.proxy.continuations import Continuations, known_id_of
 from memproxy.proxy.controls import chosen
-from memproxy.proxy.conversation import Conversation, chain_after, read_conversation
+from memproxy.proxy.conversation import read_conversation
 from memproxy.proxy.forward import forward
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.offered_tools import OfferedTools, is_memory_tool
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
-from memproxy.proxy.record import Recorder
+from memproxy.proxy.record import Recorder, marks_after, marks_of
 from memproxy.proxy.relay import Relayed
 from memproxy.proxy.stages import Inbound, Outbound, Policy, Remembered
-from memproxy.proxy.turns import Exchange, align_with, is_other_agent, session_key
+from memproxy.proxy.turns import align_with, exchange_of, is_other_agent, session_key
 from memproxy.proxy.upstream import Upstream, UpstreamResponse
 from memproxy.proxy.utility import is_utility
-from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey, ToolCacheMode, ToolsMode
-from memproxy.storage import schema
+from memproxy.records import JsonObject, MemoryMode, Outcome, ToolCacheMode, ToolsMode
+from memproxy.storage.continuations import Continuation
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.wire.chat_answers import calls_of
@@ -73,6 +73,7 @@ class Pipeline:
         receipts: Receipts,
         assembler: Assembler,
         tool_cache: ToolCache,
+        continuations: Continuations,
         memory_tools: MemoryTools,
         tasks: Tasks,
         policy: Policy,
@@ -86,6 +87,7 @@ class Pipeline:
         self._receipts = receipts
         self._assembler = assembler
         self._tool_cache = tool_cache
+        self._continuations = continuations
         self._memory_tools = memory_tools
         self._tasks = tasks
         self._policy = policy
@@ -95,7 +97,7 @@ class Pipeline:
 
     async def run(self, client: Client, path: SplitPath, dialect: Dialect) -> None:
         """Serve one request from its first byte to its recording. Raises `RequestError` before anything was sent."""
-        inbound = await self.receive(client, path, dialect)
+        inbound = await self.follow(await self.receive(client, path, dialect))
         outbound = await self.prepare(inbound)
         await self.exchange(client, inbound, outbound)
 
@@ -109,9 +111,31 @@ class Pipeline:
             body=body,
             path=path,
             dialect=dialect,
+            request=dialect.read(body),
             headers=client.headers,
             tenant=self._tenants.tenant_of(credential_of(client.headers)),
         )
+
+    async def follow(self, inbound: Inbound) -> Inbound:
+        """The request with what stands for the answer that it goes on from, whether it gets memory or not."""
+        request = inbound.request
+        if request is None or not request.is_chained or inbound.tenant is None:
+            return inbound
+        scope = scope_of(inbound.tenant, self._claims(inbound))
+        body = await self._continuations.applied(scope, request)
+        return inbound if body is request.body else replace(inbound, body=body, request=inbound.dialect.read(body))
+
+    async def path_of(self, client: Client, path: SplitPath) -> bytes:
+        """The path of a request without memory, as the provider understands it."""
+        tenant = self._tenants.tenant_of(credential_of(client.headers))
+        if tenant is None or not path.rest.startswith(b"/responses/"):
+            return path.rest
+        claims = read_claims(client.headers, path.claims, {}, default_user=self._policy.default_user)
+        return await self._continuations.path(scope_of(tenant, claims), path.rest)
+
+    def _claims(self, inbound: Inbound) -> Claims:
+        fields = inbound.request.fields if inbound.request else {}
+        return read_claims(inbound.headers, inbound.path.claims, fields, default_user=self._policy.default_user)
 
     async def prepare(self, inbound: Inbound) -> Outbound:
         """Everything before forwarding: identify, align, recall, compose.
@@ -134,13 +158,7 @@ class Pipeline:
         """Identify the caller and find the conversation; or why this request has no memory."""
         mode = chosen(inbound.headers, "memory", self._policy.memory)
         tool_cache = chosen(inbound.headers, "tool-cache", self._policy.tool_cache)
-        request = inbound.dialect.read(inbound.body)
-        claims = read_claims(
-            inbound.headers,
-            inbound.path.claims,
-            request.fields if request else {},
-            default_user=self._policy.default_user,
-        )
+        request, claims = inbound.request, self._claims(inbound)
         if mode is MemoryMode.OFF:
             return "switched off"
         if request is None:
@@ -157,8 +175,9 @@ class Pipeline:
         tools = chosen(inbound.headers, "tools", self._policy.tools)
         may_use = mode.reads and scope.user is not None and request.dialect.is_ordinary(request)
         offers_tools = tools is ToolsMode.ON and may_use
-        may_exceed = self._assembler.may_exceed(request, offers_tools=offers_tools)
-        found = await self._recall.session(scope, claims.session, conversation, want_index=may_exceed)
+        wants_index = request.dialect.has_silent_messages
+        wants_index |= self._assembler.may_exceed(request, offers_tools=offers_tools)
+        found = await self._recall.session(scope, claims.session, conversation, want_index=wants_index)
         is_retry = inbound.headers.get("x-stainless-retry-count", "0") != "0"
         is_other = is_other_agent(found.value, request)
         alignment = align_with(found.value, conversation, is_retry=is_retry, is_other=is_other)
@@ -293,6 +312,7 @@ class Pipeline:
         }
         receipt |= answered_receipt(inside)
         self._metrics.tool_rounds_saved.inc(inside.rounds)
+        self._keep_continuation(known, answer, inside)
         if relayed.error:
             receipt["error"] = relayed.error
         if known is None or not known.mode.writes or (relayed.status or 200) >= 300:
@@ -310,6 +330,16 @@ class Pipeline:
         self._recorder.submit(exchange, marks=marks_after(known, answer))
         return answer
 
+    def _keep_continuation(self, known: Remembered | None, answer: Answer, inside: Answering) -> None:
+        """What a next request has to say where it refers to this answer, if that is more than its id."""
+        if known is None or not inside.answer_id:
+            return
+        pending = tuple(inside.beside)
+        if answer.id and (pending or answer.id != inside.answer_id):
+            self._continuations.put(known.scope, answer.id, Continuation(inside.answer_id, pending))
+        if known.request.is_chained and not known.request.continues:
+            self._continuations.put(known.scope, known_id_of(known.request), Continuation("", pending))
+
     def _count_calls(self, outbound: Outbound, sources: Sources, answer: Answer, inside: Answering) -> None:
         """Count what became of tool calls, in the background."""
         known = outbound.remembered
@@ -320,55 +350,3 @@ class Pipeline:
         calls = [call for _, message in read for call in calls_of(message)]
         counting = self._tool_cache.finish(sources.cached, calls, mode=known.tool_cache, tokens_saved=saved)
         self._tasks.start(counting, name="count tool calls")
-
-
-def exchange_of(
-    inbound: Inbound,
-    outbound: Outbound,
-    known: Remembered,
-    *,
-    answer: Answer,
-    outcome: Outcome,
-    answered_at: datetime,
-    receipt: JsonObject,
-    instead: tuple[JsonObject, ...],
-) -> Exchange:
-    """What recording needs of a request and its answer."""
-    return Exchange(
-        request_id=inbound.id,
-        key=known.key,
-        is_named=known.claims.session is not None,
-        request=known.request,
-        conversation=known.conversation,
-        session=known.session,
-        alignment=known.alignment,
-        history=outbound.history,
-        placement=outbound.placement,
-        cut=outbound.cut,
-        answer=answer,
-        outcome=outcome,
-        learns=known.scope.user is not None,
-        at=inbound.at,
-        answered_at=answered_at,
-        is_retry=known.is_retry,
-        is_blind="session" in known.degraded,
-        receipt=receipt,
-        instead=instead,
-    )
-
-
-def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[str]:
-    """What to wait for before this conversation is read: recordings that it may continue."""
-    if claims.session is not None:
-        return [schema.session_key("s", SessionKey(scope, claims.session))]
-    return [schema.chain_key(scope, None, prefix.chain) for prefix in conversation.prefixes[:1]]
-
-
-def marks_after(known: Remembered, answer: Answer) -> list[str]:
-    """What a next request of this conversation will wait for."""
-    if known.claims.session is not None:
-        return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
-    if not answer.messages:
-        return []
-    chain = chain_after(known.request.dialect, known.conversation.chain, answer.messages)
-    return [schema.chain_key(known.scope, None, chain.hex())]

@@ -66,7 +66,7 @@ class Recall:
         self, scope: Scope, named: str | None, conversation: Conversation, *, want_index: bool
     ) -> Found[LoadedSession | None]:
         """The session of this conversation, if there is one."""
-        chains = [prefix.chain for prefix in conversation.prefixes]
+        chains = conversation.chains
         if named is None and not chains:
             return Found(None)
         return await self._ask(

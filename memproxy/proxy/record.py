@@ -15,15 +15,19 @@ import msgspec
 
 from memproxy.clock import Clock
 from memproxy.errors import StoreError, StoreUnavailableError
+from memproxy.identity import Claims
 from memproxy.proxy.align import Alignment
+from memproxy.proxy.conversation import Conversation, answer_chain, chain_after
+from memproxy.proxy.stages import Remembered
 from memproxy.proxy.turns import Exchange, align_again, appended, instructions_digest, plan_turn, stored
-from memproxy.records import JsonObject, Outcome, SessionKey, StoredMessage
+from memproxy.records import JsonObject, Outcome, Scope, SessionKey, StoredMessage
+from memproxy.storage import schema
 from memproxy.storage.breaker import Breaker
-from memproxy.storage.working import LoadedSession, SessionStore
+from memproxy.storage.working import LoadedSession, NewTurn, SessionStore
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.tokens import COUNTED_CHARS, EXACT_LIMIT, MESSAGE_OVERHEAD, count_tokens, estimate_tokens
-from memproxy.wire.dialect import Dialect
+from memproxy.wire.dialect import Answer, Dialect
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +154,7 @@ class Recorder:
                 break
             if await self._in_time(self._sessions.record(turn)):
                 await self._keep_instructions(exchange, session, key)
+                await self._keep_answer_id(exchange, turn)
                 self._metrics.turns_recorded.labels(exchange.outcome.value).inc()
                 break
             session = await self._in_time(self._load_again(exchange))
@@ -168,7 +173,7 @@ class Recorder:
 
     async def _load_again(self, exchange: Exchange) -> LoadedSession | None:
         named = exchange.key.session if exchange.is_named else None
-        chains = [prefix.chain for prefix in exchange.conversation.prefixes]
+        chains = exchange.conversation.chains
         return await self._sessions.load(exchange.key.scope, named, chains=chains, want_index=True, tail=0)
 
     async def _stored_answer(self, exchange: Exchange) -> Sequence[StoredMessage]:
@@ -193,6 +198,12 @@ class Recorder:
             raw = msgspec.json.encode(instructions)
             await self._in_time(self._sessions.keep_instructions(key, raw=raw, is_named=exchange.is_named))
 
+    async def _keep_answer_id(self, exchange: Exchange, turn: NewTurn) -> None:
+        """A next request may refer to the answer by its id alone."""
+        if exchange.answer.id:
+            chain = answer_chain(exchange.answer.id)
+            await self._in_time(self._sessions.point_to(turn, chain))
+
 
 async def counted(dialect: Dialect, messages: Sequence[JsonObject]) -> Sequence[int]:
     """Tokens of each message; counted in a thread when there is more than a page of text."""
@@ -207,3 +218,20 @@ def _count_all(texts: Sequence[str]) -> list[int]:
         (count_tokens(text) if len(text) <= COUNTED_CHARS else estimate_tokens(text)) + MESSAGE_OVERHEAD
         for text in texts
     ]
+
+
+def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[str]:
+    """What to wait for before this conversation is read: recordings that it may continue."""
+    if claims.session is not None:
+        return [schema.session_key("s", SessionKey(scope, claims.session))]
+    return [schema.chain_key(scope, None, chain) for chain in conversation.chains[:1]]
+
+
+def marks_after(known: Remembered, answer: Answer) -> list[str]:
+    """What a next request of this conversation will wait for."""
+    if known.claims.session is not None:
+        return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
+    chains = [answer_chain(answer.id)] if answer.id else []
+    if answer.messages:
+        chains.append(chain_after(known.request.dialect, known.conversation.chain, answer.messages).hex())
+    return [schema.chain_key(known.scope, None, chain) for chain in chains]

@@ -21,8 +21,9 @@ from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 from memproxy.wire.dialect import Dialect
+from memproxy.wire.response_dialect import RESPONSES
 
-DIALECTS: Mapping[bytes, Dialect] = {b"/chat/completions": CHAT_COMPLETIONS}
+DIALECTS: Mapping[bytes, Dialect] = {b"/chat/completions": CHAT_COMPLETIONS, b"/responses": RESPONSES}
 """The routes with memory, and what is spoken there."""
 
 OWN_FIRST_SEGMENTS = frozenset({b"u", b"s", b"n", b"v1"})
@@ -85,7 +86,7 @@ class ProxyApp:
         await forward(
             client,
             self._upstream,
-            path=path.rest,
+            path=await self._pipeline.path_of(client, path),
             body=client.body_stream() if client.has_body else b"",
             readable=False,
             extra_headers=(),

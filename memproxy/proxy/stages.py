@@ -40,6 +40,8 @@ class Inbound:
     body: bytes
     path: SplitPath
     dialect: Dialect
+    request: Request | None
+    """What the body says; None for one that can't be read."""
     headers: Mapping[str, str]
     tenant: str | None
     """None when the credential names none: then there is no memory."""
@@ -71,6 +73,9 @@ class Outbound:
     body: bytes
     remembered: Remembered | None = None
     history: Sequence[StoredMessage] = ()
+    """Stored messages that are sent along."""
+    before: Sequence[StoredMessage] = ()
+    """Stored messages just before the client's own, sent along or not: they say what its results are results of."""
     placement: Placement | None = None
     cut: Cut = field(default_factory=Cut)
     found: Sequence[ScoredMemory] = ()

@@ -5,12 +5,13 @@ facts, pins and chain pointer that go with them, and the turn that is queued for
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from memproxy.proxy.align import Alignment, Shape, align
+from memproxy.proxy.align import Alignment, Entry, Shape, align, align_chained, align_foreign, finished_length
 from memproxy.proxy.compose import Cut, Placement, message_without_blocks
 from memproxy.proxy.conversation import Conversation, chain_after, flags_of, stored_entries
+from memproxy.proxy.stages import Inbound, Outbound, Remembered
 from memproxy.records import JsonObject, Outcome, Pin, Scope, SessionKey, StoredMessage, Turn
 from memproxy.storage.queue import encode_turn
 from memproxy.storage.working import LoadedSession, NewTurn
@@ -64,8 +65,30 @@ def align_with(
 ) -> Alignment:
     """The conversation against the session. When the chain names exactly the log, there is nothing to compare."""
     entries = conversation.entries
+    if conversation.is_chained:
+        return _align_chained(session, entries, is_retry=is_retry)
+    found = _align_sent(session, conversation, is_retry=is_retry, is_other=is_other)
+    return replace(found, lies_elsewhere=True) if conversation.is_compacted else found
+
+
+def _align_chained(session: LoadedSession | None, entries: Sequence[Entry], *, is_retry: bool) -> Alignment:
+    if session is None:
+        return align_chained((), entries, after=0)
+    stored = stored_entries(session.index)
+    if session.exact_prefix is not None and not stored:
+        stored = (Entry(b"", is_answer=True),) * session.length  # all of it is before the messages: nothing to compare
+    after = finished_length(stored) if session.known_to is None else session.known_to
+    return align_chained(stored, entries, after=after, is_retry=is_retry)
+
+
+def _align_sent(
+    session: LoadedSession | None, conversation: Conversation, *, is_retry: bool, is_other: bool
+) -> Alignment:
+    entries = conversation.entries
     if session is None:
         return align((), entries, sends_newest=False)
+    if session.dialect != conversation.dialect:
+        return align_foreign(stored_entries(session.index), entries)
     if session.exact_prefix is not None:
         length = conversation.prefixes[session.exact_prefix].length
         if length == session.length:
@@ -93,18 +116,10 @@ def session_key(
 
 def align_again(exchange: Exchange, session: LoadedSession | None) -> tuple[Alignment, SessionKey]:
     """Where the exchange belongs in a session that has changed since the request came."""
-    entries = exchange.conversation.entries
+    is_other = is_other_agent(session, exchange.request)
+    alignment = align_with(session, exchange.conversation, is_retry=exchange.is_retry, is_other=is_other)
     if session is None:
-        key = SessionKey(exchange.key.scope, exchange.key.session)
-        return align((), entries, sends_newest=False), key
-    now = stored_entries(session.index)
-    alignment = align(
-        now,
-        entries,
-        sends_newest=session.sends_newest,
-        is_retry=exchange.is_retry,
-        is_other_agent=is_other_agent(session, exchange.request),
-    )
+        return alignment, SessionKey(exchange.key.scope, exchange.key.session)
     return alignment, target_key(session, alignment, fresh=exchange.request_id, is_named=exchange.is_named)
 
 
@@ -198,7 +213,7 @@ def _holds(
         return False
     if session.last_turn == exchange.request_id:
         return True
-    if not answer or alignment.head or len(session.index) != session.length:
+    if not answer or alignment.head or alignment.shape is Shape.CHAINED or len(session.index) != session.length:
         return False
     digests = [entry.digest for entry in exchange.conversation.entries]
     digests += [bytes.fromhex(message.digest) for message in answer]
@@ -226,6 +241,7 @@ def _facts(
         "tokens": str(kept + sum(message.tokens for message in messages)),
         "turns": str((session.turns if session else 0) + 1),
         "instructions": instructions_digest(exchange.request),
+        "dialect": exchange.request.dialect.name,
     }
     if session is None or alignment.branches:
         facts["created_at"] = exchange.at.isoformat()
@@ -262,6 +278,8 @@ def _chain(exchange: Exchange, alignment: Alignment, answer: Sequence[StoredMess
     """The pointer after this turn: only where the client sends all of the log, for it stands for all of it."""
     if not answer or answer[-1].partial or alignment.head or None in alignment.positions:
         return ""
+    if alignment.shape is Shape.CHAINED:
+        return ""
     return chain_after(exchange.request.dialect, exchange.conversation.chain, [each.message for each in answer]).hex()
 
 
@@ -284,4 +302,39 @@ def _queued(exchange: Exchange, key: SessionKey, learned: tuple[StoredMessage, .
         outcome=exchange.outcome,
         messages=learned,
         context=context,
+    )
+
+
+def exchange_of(
+    inbound: Inbound,
+    outbound: Outbound,
+    known: Remembered,
+    *,
+    answer: Answer,
+    outcome: Outcome,
+    answered_at: datetime,
+    receipt: JsonObject,
+    instead: tuple[JsonObject, ...],
+) -> Exchange:
+    """What recording needs of a request and its answer."""
+    return Exchange(
+        request_id=inbound.id,
+        key=known.key,
+        is_named=known.claims.session is not None,
+        request=known.request,
+        conversation=known.conversation,
+        session=known.session,
+        alignment=known.alignment,
+        history=outbound.history,
+        placement=outbound.placement,
+        cut=outbound.cut,
+        answer=answer,
+        outcome=outcome,
+        learns=known.scope.user is not None,
+        at=inbound.at,
+        answered_at=answered_at,
+        is_retry=known.is_retry,
+        is_blind="session" in known.degraded,
+        receipt=receipt,
+        instead=instead,
     )

@@ -57,6 +57,10 @@ class LoadedSession:
     """The newest messages; read only when the chain does not fit exactly."""
     sends_newest: bool = True
     """No request has sent earlier messages again so far."""
+    known_to: int | None = None
+    """How many messages of the log the matched chain pointer stands for; None when none matched."""
+    dialect: str = "chat"
+    """The format of its messages."""
     cut: int = 0
     """Messages of the log that requests leave out by now."""
     cut_note: str = ""
@@ -91,6 +95,11 @@ class NewTurn:
     parent: SessionKey | None = None
     copied: int = 0
     """Messages of the parent's log that come first."""
+
+    @property
+    def length(self) -> int:
+        """Messages in the log after this turn."""
+        return (self.keep if self.parent is None else self.copied) + len(self.messages)
 
 
 class SessionStore:
@@ -141,8 +150,7 @@ class SessionStore:
         return bool(reply[0] != b"conflict")
 
     def _record_arguments(self, turn: NewTurn) -> list[Any]:
-        base = schema.session_key("s", turn.key).removeprefix("mp:s:")
-        length = turn.keep + len(turn.messages) if turn.parent is None else turn.copied + len(turn.messages)
+        base, length = _base(turn.key), turn.length
         index = b"".join(
             ENTRY.pack(bytes.fromhex(message.digest), message.tokens, flags)
             for message, flags in zip(turn.messages, turn.flags, strict=True)
@@ -166,6 +174,12 @@ class SessionStore:
             *(part for place, pin in turn.pins.items() for part in (place, msgspec.json.encode(pin))),
             *(msgspec.json.encode(message) for message in turn.messages),
         ]
+
+    async def point_to(self, turn: NewTurn, chain: str) -> None:
+        """Let another chain digest stand for the log as it is after this turn. Apart from `record`, and after it."""
+        key = schema.chain_key(turn.key.scope, turn.key.session if turn.is_named else None, chain)
+        with translated("remembering an answer's id"):
+            await self._redis.set(key, f"{_base(turn.key)} {turn.length}", px=self._ttls_ms[False] or None)
 
     async def messages(self, key: SessionKey, first: int, last: int) -> tuple[StoredMessage, ...]:
         """The messages at positions first..last of the log, both included."""
@@ -202,6 +216,11 @@ class SessionStore:
             return _as_bytes(await self._redis.get(schema.SECRET_KEY)) or proposed
 
 
+def _base(key: SessionKey) -> str:
+    """What all keys of a session have in common."""
+    return schema.session_key("s", key).removeprefix("mp:s:")
+
+
 def _as_bytes(value: bytes | str | None) -> bytes:
     return value.encode() if isinstance(value, str) else value or b""
 
@@ -231,6 +250,8 @@ def _loaded(scope: Scope, reply: list[Any]) -> LoadedSession:
         length=length,
         tokens=int(fact.get("tokens", 0)),
         exact_prefix=matched - 1 if exact else None,
+        known_to=int(value.split(b" ")[1]) if matched else None,
+        dialect=fact.get("dialect", "chat"),
         pins={int(place): _PIN.decode(raw) for place, raw in zip(pins[::2], pins[1::2], strict=True)},
         index=tuple(IndexEntry(*entry) for entry in ENTRY.iter_unpack(index)),
         tail=tuple(_MESSAGE.decode(row) for row in tail),

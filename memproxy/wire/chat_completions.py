@@ -81,6 +81,11 @@ def digest(message: Mapping[str, Any]) -> bytes:
             pieces += [b"part", _CANONICAL.encode(part)]
     for called, arguments in _calls(message):
         pieces += [b"call", _utf8(called), _canonical_arguments(arguments)]
+    return framed_digest(pieces)
+
+
+def framed_digest(pieces: Iterable[bytes]) -> bytes:
+    """16 bytes that stand for these pieces in this order."""
     framed = b"".join(b"%d:" % len(piece) + piece for piece in pieces)
     return hashlib.blake2b(framed, digest_size=16).digest()
 

@@ -35,9 +35,10 @@ class Request:
     """The most tokens that the client lets the answer have, if it says so."""
     continues: str = ""
     """The id of the earlier answer behind which the provider itself puts this request."""
-    is_whole: bool = False
-    """The history lies at the provider, or in this request in a form of its own: nothing goes before it, and nothing
-    of it is left out."""
+    is_chained: bool = False
+    """The history lies at the provider, who puts it before the messages."""
+    is_compacted: bool = False
+    """The history is in the messages in a form of its own: nothing goes before it, and nothing of it is left out."""
 
     @property
     def model(self) -> str:
@@ -91,7 +92,10 @@ class Reading(Protocol):
     event after it was read.
     """
 
-    has_error: bool
+    @property
+    def has_error(self) -> bool:
+        """The model server reported an error."""
+        ...
 
     @property
     def messages(self) -> tuple[JsonObject, ...]:

@@ -93,7 +93,7 @@ class Setting:
     ) -> CachedResults | None:
         """What may answer the calls of a request with these messages."""
         stored = tuple(StoredMessage(message, "", 0, self.clock.at) for message in history)
-        return await self.cache.for_request(remembered(*messages, **given), Outbound(b"", history=stored))
+        return await self.cache.for_request(remembered(*messages, **given), Outbound(b"", before=stored))
 
     async def ask(self, *messages: JsonObject, call: ToolCall | None = None, **given: Any) -> ToolAnswer | None:
         """What a request with these messages is told when the model calls a tool."""

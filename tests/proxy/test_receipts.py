@@ -39,9 +39,8 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "secre
 
 
 def inbound() -> Inbound:
-    return Inbound(
-        "mpr-1", NOON, time.monotonic(), BODY, SplitPath({}, b"/chat/completions"), CHAT_COMPLETIONS, {}, "tenant"
-    )
+    path, request = SplitPath({}, b"/chat/completions"), CHAT_COMPLETIONS.read(BODY)
+    return Inbound("mpr-1", NOON, time.monotonic(), BODY, path, CHAT_COMPLETIONS, request, {}, "tenant")
 
 
 def remembered(session: str = "one", thread: str = "", loaded: LoadedSession | None = None) -> Remembered:

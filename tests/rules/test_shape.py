@@ -32,7 +32,8 @@ UNCHANGING = frozenset(
         # of dependencies
         "click.Choice", "click.Path", "click.option", "msgspec.json.Decoder", "msgspec.json.Encoder", "regex.compile",
         # our own, all frozen, or pure functions
-        "Answer", "ChatCompletions", "Filter", "Floor", "Line", "Scene", "Strategy", "_Bench", "encode_event", "schema.partitions",
+        "Answer", "ChatCompletions", "Filter", "Floor", "Line", "Responses", "Scene", "Strategy", "_Bench",
+        "encode_event", "schema.partitions",
     }
 )  # fmt: skip
 """What may be called while a module is imported: it gives something that nobody can change, and touches nothing."""
