@@ -15,8 +15,7 @@ import msgspec
 
 from memproxy.demo.provider_answers import usage as chat_usage
 from memproxy.demo.provider_checks import ErrorObject, error_object
-from memproxy.demo.script import Reply, words_of
-from memproxy.wire.response_items import as_chat, is_item, role_of, type_of
+from memproxy.demo.script import Reply, text_of, words_of
 from memproxy.wire.sse import encode_event
 
 Item = dict[str, Any]
@@ -98,25 +97,54 @@ def conversation_of(body: Item, history: Sequence[Item]) -> list[Item]:
     _check(body, items)
     told = body.get("instructions")
     own = [{"role": "system", "content": told}] if isinstance(told, str) else []
-    return [*own, *(message for _, message in as_chat(items))]
+    return own + _messages(items)
+
+
+def _messages(items: Sequence[Item]) -> list[Item]:
+    """Items as messages of chat completions; calls stand in the message before them."""
+    messages: list[Item] = []
+    for item in items:
+        kind, is_after_answer = _type_of(item), bool(messages) and messages[-1]["role"] == "assistant"
+        if _is_result(item):
+            messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
+        elif kind == "message" and item["role"] == "assistant" and is_after_answer:
+            messages[-1]["content"] = "\n".join(filter(None, (messages[-1]["content"], text_of(item))))
+        elif kind == "message":
+            is_answer = item["role"] == "assistant"
+            messages.append({"role": item["role"], "content": text_of(item) if is_answer else item["content"]})
+        elif kind == "function_call":
+            if not is_after_answer:
+                messages.append({"role": "assistant", "content": None})
+            function = {"name": item["name"], "arguments": item["arguments"]}
+            call = {"id": item["call_id"], "type": "function", "function": function}
+            messages[-1].setdefault("tool_calls", []).append(call)
+    return messages
+
+
+def _type_of(item: Item) -> str:
+    return str(item.get("type") or "message")
+
+
+def _is_result(item: Item) -> bool:
+    return _type_of(item).endswith("_output")
 
 
 def _check(body: Item, items: Sequence[Item]) -> None:
     if not isinstance(body.get("model"), str):
         raise RefusedError(error_object("Missing required parameter: 'model'.", param="model"))
-    if not items or not all(map(is_item, items)):
+    if not items or not all("type" in item or "role" in item for item in items):
         raise RefusedError(error_object("Invalid 'input': expected a string or an array of items.", param="input"))
     waiting: dict[str, Item] = {}
     for at, item in enumerate(items):
         call_id = item.get("call_id")
         if call_id is None:
             pass
-        elif role_of(item) != "tool":
+        elif not _is_result(item):
             waiting[call_id] = item
         elif waiting.pop(call_id, None) is None:
             message = f"No tool call found for function call output with call_id {call_id}."
             raise RefusedError(error_object(message, param="input"))
-        if type_of(item) == "reasoning":
+        if _type_of(item) == "reasoning":
             _check_reasoning(body, items, at)
     if waiting:
         message = f"No tool output found for function call {next(iter(waiting))}."
@@ -126,7 +154,7 @@ def _check(body: Item, items: Sequence[Item]) -> None:
 def _check_reasoning(body: Item, items: Sequence[Item], at: int) -> None:
     item = items[at]
     after = items[at + 1] if at + 1 < len(items) else None
-    if after is None or role_of(after) != "assistant":
+    if after is None or _is_result(after) or after.get("role", "assistant") != "assistant":
         message = f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item."
         raise RefusedError(error_object(message, param="input"))
     if body.get("store") is False and not item.get("encrypted_content"):

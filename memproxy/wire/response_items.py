@@ -116,7 +116,8 @@ def countable_text(item: Mapping[str, Any]) -> str:
         case "function_call" | "custom_tool_call":
             return f"{item.get('name')} {item.get('arguments', item.get('input'))}"
         case "reasoning":
-            return "\n".join(chat.message_text({"content": item.get(name)}) for name in ("summary", "content"))
+            texts = (chat.message_text({"content": item.get(name)}) for name in ("summary", "content"))
+            return "\n".join(text for text in texts if text)
         case _:
             return text_of(item)
 
