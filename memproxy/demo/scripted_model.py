@@ -230,6 +230,12 @@ class ScriptedModel:
         counts = usage(reply, prompt_tokens, cached_tokens=cached_tokens, choices=request.body.get("n") or 1)
         return _as_told(_scripted(reply, request, counts), reply)
 
+    def _retold(self, request: ModelRequest, told: list[dict[str, Any]]) -> ModelRequest:
+        """The request with its messages in the form of chat completions, among the kept ones too."""
+        made = replace(request, told=tuple(told))
+        self.requests = [made if kept is request else kept for kept in self.requests]
+        return made
+
     def _reply_to(self, request: ModelRequest) -> Reply:
         try:
             return self._answer(request)
@@ -244,7 +250,7 @@ class ScriptedModel:
             told = conversation_of(request.body, history)
         except RefusedError as refused:
             return _refusal(refused.error, status=refused.status)
-        request = replace(request, told=tuple(told))
+        request = self._retold(request, told)
         prompt = {"model": request.model, "tools": request.body.get("tools"), "messages": told}
         prompt_tokens, cached_tokens = self._prompt_cache.count(prompt)
         reply = self._reply_to(request)

@@ -83,6 +83,8 @@ class Assembler:
         pins = session.pins if session else {}
         if position in pins and known.alignment.known[newest]:
             return None, ()
+        if known.alignment.branches:
+            pins = {at: pin for at, pin in pins.items() if at < known.alignment.keep}
         dialect = known.request.dialect
         seen = frozenset(memory for pin in pins.values() for memory in pin.memories)
         said = [dialect.text_of(each) for each in known.request.conversation if dialect.role_of(each) == "user"]
