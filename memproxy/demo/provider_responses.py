@@ -40,6 +40,19 @@ class ResponseStore:
     histories: dict[str, list[Item]] = field(default_factory=dict)
     """The items up to the end of each response, and of each conversation."""
     inputs: dict[str, list[Item]] = field(default_factory=dict)
+    items: dict[str, Item] = field(default_factory=dict)
+    """The items of stored answers, for references to them."""
+
+    def shown(self, body: Item) -> list[Item]:
+        """All items that the model is shown. Raises RefusedError."""
+        return [*self.history(body), *map(self._resolved, input_items(body))]
+
+    def _resolved(self, item: Item) -> Item:
+        if item.get("type") != "item_reference":
+            return item
+        if item["id"] not in self.items:
+            raise RefusedError(error_object(f"Item with id '{item['id']}' not found.", param="input"), 404)
+        return self.items[item["id"]]
 
     def history(self, body: Item) -> list[Item]:
         """The items before this request's own. Raises RefusedError."""
@@ -62,13 +75,14 @@ class ResponseStore:
         made = {"id": conversation_id, "object": "conversation", "created_at": 1_700_000_000}
         return {**made, "metadata": body.get("metadata") or {}}
 
-    def keep(self, body: Item, response: Item, history: Sequence[Item]) -> None:
+    def keep(self, body: Item, response: Item) -> None:
         """Remember an answer, if the request lets the provider."""
-        whole = [*history, *input_items(body), *response["output"]]
+        whole = [*self.shown(body), *response["output"]]
         if conversation := _conversation_id(body):
             self.histories[conversation] = whole
         if body.get("store") is not False:
             self.responses[response["id"]] = response
+            self.items |= {item["id"]: item for item in response["output"]}
             self.histories[response["id"]] = whole
             self.inputs[response["id"]] = input_items(body)
 
@@ -91,9 +105,8 @@ def input_items(body: Item) -> list[Item]:
     return [{"role": "user", "content": given}] if isinstance(given, str) else list(given or ())
 
 
-def conversation_of(body: Item, history: Sequence[Item]) -> list[Item]:
+def conversation_of(body: Item, items: Sequence[Item]) -> list[Item]:
     """All that the model is shown, in the form of chat completions. Raises RefusedError."""
-    items = [*history, *input_items(body)]
     _check(body, items)
     told = body.get("instructions")
     own = [{"role": "system", "content": told}] if isinstance(told, str) else []

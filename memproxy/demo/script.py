@@ -5,6 +5,7 @@ given, `in_order` makes one from a list of replies.
 """
 
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from itertools import chain, repeat
 from typing import Any
 
 import msgspec
+import zstandard
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,19 @@ class ModelRequest:
     def body(self) -> dict[str, Any]:
         """The body as JSON object; empty if it is none."""
         try:
-            body = msgspec.json.decode(self.raw_body)
-        except msgspec.DecodeError:
+            body = msgspec.json.decode(self._unpacked())
+        except (msgspec.DecodeError, zlib.error, zstandard.ZstdError):
             return {}
         return body if isinstance(body, dict) else {}
+
+    def _unpacked(self) -> bytes:
+        match self.header("content-encoding"):
+            case "gzip" | "deflate":
+                return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(self.raw_body)
+            case "zstd":
+                return zstandard.ZstdDecompressor().decompressobj().decompress(self.raw_body)
+            case _:
+                return self.raw_body
 
     @property
     def model(self) -> str:

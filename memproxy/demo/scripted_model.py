@@ -246,8 +246,7 @@ class ScriptedModel:
 
     def _responses(self, request: ModelRequest) -> Delivery:
         try:
-            history = self._stored.history(request.body)
-            told = conversation_of(request.body, history)
+            told = conversation_of(request.body, self._stored.shown(request.body))
         except RefusedError as refused:
             return _refusal(refused.error, status=refused.status)
         request = self._retold(request, told)
@@ -261,7 +260,7 @@ class ScriptedModel:
         response = response_body(
             reply, request.body, created=int(time.time()), prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
         )
-        self._stored.keep(request.body, response, history)
+        self._stored.keep(request.body, response)
         answer = streamed(response_events(response)) if request.is_stream else whole(msgspec.json.encode(response))
         return _as_told(answer, reply)
 

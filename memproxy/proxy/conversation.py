@@ -92,7 +92,7 @@ def entry_of(dialect: Dialect, message: JsonObject) -> Entry:
 
 
 def answer_chain(answer_id: str) -> str:
-    """What stands in the chain's place for a client that refers to an answer of the provider's."""
+    """What stands in the chain's place for a client that refers to an answer, or a part of one, by its id."""
     return digest_of("answer", answer_id)
 
 

@@ -18,6 +18,7 @@ async def forward(
     upstream: Upstream,
     *,
     path: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
     body: bytes | AsyncIterator[bytes],
     readable: bool,
     extra_headers: Sequence[tuple[bytes, bytes]],
@@ -33,7 +34,7 @@ async def forward(
     """
     async with client.while_present():
         response = await upstream.send(
-            client.method, path, query=client.query, headers=client.raw_headers, body=body, readable=readable
+            client.method, path, query=client.query, headers=headers, body=body, readable=readable
         )
         try:
             into.status = response.status

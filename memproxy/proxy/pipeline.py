@@ -25,10 +25,11 @@ from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.offered_tools import OfferedTools, is_memory_tool
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
-from memproxy.proxy.record import Recorder, marks_after, marks_of
+from memproxy.proxy.record import Recorder, marks_after, marks_of, marks_of_references
 from memproxy.proxy.relay import Relayed
-from memproxy.proxy.stages import Inbound, Outbound, Policy, Remembered
+from memproxy.proxy.stages import Inbound, Outbound, Packed, Policy, Remembered
 from memproxy.proxy.turns import align_with, exchange_of, is_other_agent, session_key
+from memproxy.proxy.unpack import unpacked
 from memproxy.proxy.upstream import Upstream, UpstreamResponse
 from memproxy.proxy.utility import is_utility
 from memproxy.records import JsonObject, MemoryMode, Outcome, ToolCacheMode, ToolsMode
@@ -103,12 +104,15 @@ class Pipeline:
 
     async def receive(self, client: Client, path: SplitPath, dialect: Dialect) -> Inbound:
         """Read the body and the credential."""
-        body = await client.body(max_bytes=self._policy.max_body_bytes)
+        came = await client.body(max_bytes=self._policy.max_body_bytes)
+        encoding = client.headers.get("content-encoding", "")
+        body = unpacked(came, encoding, max_bytes=self._policy.max_body_bytes) if encoding else came
         return Inbound(
             id=f"mpr-{uuid.uuid4().hex}",
             at=self._clock.now(),
             began_s=time.monotonic(),
             body=body,
+            packed=Packed(came, body),
             path=path,
             dialect=dialect,
             request=dialect.read(body),
@@ -167,10 +171,12 @@ class Pipeline:
             return "no credential"
         if is_utility(request):
             return "a utility call"
-        conversation = read_conversation(request)
-        if not conversation.entries:
+        if request.lead == len(request.messages):
             return "no messages besides instructions"
         scope = scope_of(inbound.tenant, claims)
+        await self._recorder.settled(marks_of_references(scope, claims, request), deadline_s=SETTLE_DEADLINE_S)
+        request = await self._recall.resolved(scope, claims.session, request)
+        conversation = read_conversation(request)
         await self._recorder.settled(marks_of(scope, claims, conversation), deadline_s=SETTLE_DEADLINE_S)
         tools = chosen(inbound.headers, "tools", self._policy.tools)
         may_use = mode.reads and scope.user is not None and request.dialect.is_ordinary(request)
@@ -240,11 +246,13 @@ class Pipeline:
         return Sources(offered, cached, cache_answers=answers and not is_passed_by)
 
     async def _forward(self, client: Client, inbound: Inbound, outbound: Outbound, relayed: Relayed) -> None:
+        body, headers = inbound.packed.sent(outbound.body, client.raw_headers)
         await forward(
             client,
             self._upstream,
             path=inbound.path.rest,
-            body=outbound.body,
+            headers=headers,
+            body=body,
             readable=True,
             extra_headers=receipt_headers(inbound, outbound, Answering()),
             into=relayed,
@@ -261,12 +269,13 @@ class Pipeline:
         inside: Answering,
     ) -> None:
         async def send(body: bytes) -> UpstreamResponse:
+            data, headers = inbound.packed.sent(body, client.raw_headers)
             return await self._upstream.send(
                 client.method,
                 inbound.path.rest,
                 query=client.query,
-                headers=client.raw_headers,
-                body=body,
+                headers=headers,
+                body=data,
                 readable=True,
             )
 

@@ -27,7 +27,7 @@ from memproxy.storage.working import LoadedSession, NewTurn, SessionStore
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.tokens import COUNTED_CHARS, EXACT_LIMIT, MESSAGE_OVERHEAD, count_tokens, estimate_tokens
-from memproxy.wire.dialect import Answer, Dialect
+from memproxy.wire.dialect import Answer, Dialect, Request
 
 log = logging.getLogger(__name__)
 
@@ -199,10 +199,10 @@ class Recorder:
             await self._in_time(self._sessions.keep_instructions(key, raw=raw, is_named=exchange.is_named))
 
     async def _keep_answer_id(self, exchange: Exchange, turn: NewTurn) -> None:
-        """A next request may refer to the answer by its id alone."""
+        """A next request may refer to the answer, or to its parts, by their ids alone."""
         if exchange.answer.id:
-            chain = answer_chain(exchange.answer.id)
-            await self._in_time(self._sessions.point_to(turn, chain))
+            chains = [answer_chain(each) for each in ids_of(exchange.answer)]
+            await self._in_time(self._sessions.point_to(turn, chains))
 
 
 async def counted(dialect: Dialect, messages: Sequence[JsonObject]) -> Sequence[int]:
@@ -220,6 +220,12 @@ def _count_all(texts: Sequence[str]) -> list[int]:
     ]
 
 
+def ids_of(answer: Answer) -> list[str]:
+    """The ids by which a next request may refer to the answer, or to its last part."""
+    ids = [answer.id, *(str(message.get("id") or "") for message in answer.messages[-1:])]
+    return [each for each in ids if each] if answer.id else []
+
+
 def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[str]:
     """What to wait for before this conversation is read: recordings that it may continue."""
     if claims.session is not None:
@@ -227,11 +233,19 @@ def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[s
     return [schema.chain_key(scope, None, chain) for chain in conversation.chains[:1]]
 
 
+def marks_of_references(scope: Scope, claims: Claims, request: Request) -> list[str]:
+    """What to wait for before messages that the request refers to are read."""
+    if claims.session is not None:
+        return [schema.session_key("s", SessionKey(scope, claims.session))]
+    references = filter(None, map(request.dialect.reference_of, reversed(request.messages)))
+    return [schema.chain_key(scope, None, answer_chain(newest)) for newest in [next(references, "")] if newest]
+
+
 def marks_after(known: Remembered, answer: Answer) -> list[str]:
     """What a next request of this conversation will wait for."""
     if known.claims.session is not None:
         return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
-    chains = [answer_chain(answer.id)] if answer.id else []
+    chains = [answer_chain(each) for each in ids_of(answer)]
     if answer.messages:
         chains.append(chain_after(known.request.dialect, known.conversation.chain, answer.messages).hex())
     return [schema.chain_key(known.scope, None, chain) for chain in chains]

@@ -86,6 +86,7 @@ class ProxyApp:
         await forward(
             client,
             self._upstream,
+            headers=client.raw_headers,
             path=await self._pipeline.path_of(client, path),
             body=client.body_stream() if client.has_body else b"",
             readable=False,

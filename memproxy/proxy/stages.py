@@ -31,6 +31,20 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """A body as it came, and what it is without its content encoding."""
+
+    came: bytes
+    means: bytes
+
+    def sent(self, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, Sequence[tuple[bytes, bytes]]]:
+        """What goes out for `body`, with its headers: what came where nothing was changed."""
+        if body is self.means:
+            return self.came, headers
+        return body, [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """A request as it came in, with who sent it."""
 
@@ -38,6 +52,8 @@ class Inbound:
     at: datetime
     began_s: float
     body: bytes
+    """Not compressed."""
+    packed: Packed
     path: SplitPath
     dialect: Dialect
     request: Request | None

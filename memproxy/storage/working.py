@@ -175,11 +175,16 @@ class SessionStore:
             *(msgspec.json.encode(message) for message in turn.messages),
         ]
 
-    async def point_to(self, turn: NewTurn, chain: str) -> None:
-        """Let another chain digest stand for the log as it is after this turn. Apart from `record`, and after it."""
-        key = schema.chain_key(turn.key.scope, turn.key.session if turn.is_named else None, chain)
+    async def point_to(self, turn: NewTurn, chains: Sequence[str]) -> None:
+        """Let other chain digests stand for the log as it is after this turn. Apart from `record`, and after it."""
+        named = turn.key.session if turn.is_named else None
         with translated("remembering an answer's id"):
-            await self._redis.set(key, f"{_base(turn.key)} {turn.length}", px=self._ttls_ms[False] or None)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for chain in chains:
+                    key = schema.chain_key(turn.key.scope, named, chain)
+                    value, ttl_ms = f"{_base(turn.key)} {turn.length}", self._ttls_ms[False]
+                    pipe.execute_command("SET", key, value, *(("PX", ttl_ms) if ttl_ms else ()))
+                await pipe.execute()
 
     async def messages(self, key: SessionKey, first: int, last: int) -> tuple[StoredMessage, ...]:
         """The messages at positions first..last of the log, both included."""

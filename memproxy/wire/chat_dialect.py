@@ -82,6 +82,9 @@ class ChatCompletions:
     def role_of(self, message: Mapping[str, Any]) -> str:
         return str(message.get("role"))
 
+    def reference_of(self, message: Mapping[str, Any]) -> str:
+        return ""
+
     def is_silent(self, message: Mapping[str, Any]) -> bool:
         return False
 

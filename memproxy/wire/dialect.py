@@ -221,6 +221,10 @@ class Dialect(Protocol):
         """Clients may leave it out of a history that they send again: it does not tell conversations apart."""
         ...
 
+    def reference_of(self, message: Mapping[str, Any]) -> str:
+        """The id of an answer's message that this one stands for; empty where it stands for itself."""
+        ...
+
     def digest(self, message: Mapping[str, Any]) -> bytes:
         """16 bytes that are equal for messages which mean the same on the wire."""
         ...

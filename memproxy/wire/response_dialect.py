@@ -26,6 +26,7 @@ class Responses:
 
     role_of = staticmethod(items_of.role_of)
     is_silent = staticmethod(items_of.is_silent)
+    reference_of = staticmethod(items_of.reference_of)
     digest = staticmethod(items_of.digest)
     text_of = staticmethod(items_of.text_of)
     with_text = staticmethod(items_of.with_text)

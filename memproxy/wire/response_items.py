@@ -45,7 +45,10 @@ def type_of(item: Mapping[str, Any]) -> str:
 
 def is_item(value: object) -> bool:
     """The value is an item of some type."""
-    return isinstance(value, dict) and isinstance(value.get("role" if "type" not in value else "type"), str)
+    if not isinstance(value, dict):
+        return False
+    kind = value.get("type")
+    return isinstance(kind, str) or (kind is None and any(isinstance(value.get(name), str) for name in ("role", "id")))
 
 
 def role_of(item: Mapping[str, Any]) -> str:
@@ -59,6 +62,12 @@ def role_of(item: Mapping[str, Any]) -> str:
 def is_silent(item: Mapping[str, Any]) -> bool:
     """The item may be left out by clients."""
     return type_of(item) in SILENT_TYPES
+
+
+def reference_of(item: Mapping[str, Any]) -> str:
+    """The id of the item that this one stands for; empty for an item that stands for itself."""
+    is_reference = item.get("type") == "item_reference" or (item.get("type") is None and "role" not in item)
+    return str(item.get("id") or "") if is_reference else ""
 
 
 def digest(item: Mapping[str, Any]) -> bytes:

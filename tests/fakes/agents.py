@@ -167,6 +167,14 @@ class BareResponsesAgent(ResponsesAgent):
         self.input += bare
 
 
+class ReferringAgent(ResponsesAgent):
+    """Refers to what the provider has stored of each answer."""
+
+    @override
+    def answered(self, answer_id: str, output: list[JsonObject]) -> None:
+        self.input += [{"type": "item_reference", "id": item["id"]} for item in output]
+
+
 class StatelessResponsesAgent(ResponsesAgent):
     """Nothing is stored at the provider; what was thought is sent back encrypted."""
 
@@ -198,7 +206,13 @@ class ConversationAgent(ResponsesAgent):
         self.input = []
 
 
-RESENDING: list[Callable[..., Agent]] = [ChatAgent, ResponsesAgent, BareResponsesAgent, StatelessResponsesAgent]
+RESENDING: list[Callable[..., Agent]] = [
+    ChatAgent,
+    ResponsesAgent,
+    BareResponsesAgent,
+    ReferringAgent,
+    StatelessResponsesAgent,
+]
 """Send all of their history each time."""
 
 AGENTS: list[Callable[..., Agent]] = [*RESENDING, ForgetfulChatAgent, ChainedAgent, ConversationAgent]

@@ -16,7 +16,7 @@ from memproxy.proxy.answer import Answering
 from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import read_conversation
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
-from memproxy.proxy.stages import Inbound, Outbound, Remembered
+from memproxy.proxy.stages import Inbound, Outbound, Packed, Remembered
 from memproxy.records import (
     MemoryMode,
     MemoryRecord,
@@ -40,7 +40,9 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "secre
 
 def inbound() -> Inbound:
     path, request = SplitPath({}, b"/chat/completions"), CHAT_COMPLETIONS.read(BODY)
-    return Inbound("mpr-1", NOON, time.monotonic(), BODY, path, CHAT_COMPLETIONS, request, {}, "tenant")
+    return Inbound(
+        "mpr-1", NOON, time.monotonic(), BODY, Packed(BODY, BODY), path, CHAT_COMPLETIONS, request, {}, "tenant"
+    )
 
 
 def remembered(session: str = "one", thread: str = "", loaded: LoadedSession | None = None) -> Remembered:

@@ -54,6 +54,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "uvicorn": ("server", "demo.scripted_model"),
     "uvloop": ("server", "demo.scripted_model"),
     "wordllama": ("embedding",),
+    "zstandard": ("demo.script", "proxy.unpack"),
     "yarl": ("proxy.upstream",),
 }
 """Each dependency, and the modules or packages that may know it. Replacing one then changes one place."""
