@@ -87,7 +87,7 @@ def create_app(services: Services, upstream: Upstream) -> App:
     )
     receipts = Receipts()
     pipeline = _pipeline(services, upstream, recall=recall, recorder=recorder, receipts=receipts)
-    proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics)
+    proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics, has_sockets=settings.responses_websocket)
     app = App(proxy, Litestar(openapi_config=None, logging_config=None), recorder)
     app.pages = Litestar(
         [_healthz, _readyz(lambda: not app.is_draining), _metrics(services, recorder), _explain(services, receipts)],

@@ -67,7 +67,8 @@ class ModelRequest:
 
     @property
     def is_stream(self) -> bool:
-        return self.body.get("stream") is True
+        """A frame of a WebSocket always asks for one."""
+        return self.body.get("stream") is True or self.body.get("type") == "response.create"
 
     @property
     def last_user_text(self) -> str:

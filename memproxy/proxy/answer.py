@@ -113,13 +113,16 @@ class AnswerLoop:
         headers: Callable[[Answering], Headers],
         into: Relayed,
         done: Answering,
+        refers: bool = False,
         is_ours: IsOurs | None = None,
     ) -> None:
         """`send` asks the model server; `headers` are memproxy's own for the response, made when it begins; `into` and
-        `done` tell how it went, whatever ends it. `is_ours` names the tools whose calls the client must never see."""
+        `done` tell how it went, whatever ends it. `refers`: a round refers to the answer before it in place of
+        saying it again. `is_ours` names the tools whose calls the client must never see."""
         self._client = client
         self._send = send
         self._dialect = dialect
+        self._refers = refers
         self._sources = sources
         self._limits = limits
         self._headers = headers
@@ -138,7 +141,8 @@ class AnswerLoop:
             while answered is not None:
                 self._settle()
                 self._before = answered
-                body = self._dialect.with_round(body, answered.hidden)
+                after = answered.answer_id if self._refers else ""
+                body = self._dialect.with_round(body, answered.hidden, after=after)
                 answered = await self._next_round(body, answered.joined)
         if self._into.outcome is Outcome.COMPLETED:
             await self._client.end()

@@ -6,7 +6,7 @@ import anyio
 
 from memproxy.proxy.client import Client
 from memproxy.proxy.relay import Relayed, relay
-from memproxy.proxy.upstream import Upstream
+from memproxy.proxy.upstream import Sender
 from memproxy.records import Outcome
 
 CLOSE_DEADLINE_S = 1.0
@@ -15,7 +15,7 @@ CLOSE_DEADLINE_S = 1.0
 
 async def forward(
     client: Client,
-    upstream: Upstream,
+    upstream: Sender,
     *,
     path: bytes,
     headers: Sequence[tuple[bytes, bytes]],

@@ -30,7 +30,7 @@ from memproxy.proxy.relay import Relayed
 from memproxy.proxy.stages import Inbound, Outbound, Packed, Policy, Remembered
 from memproxy.proxy.turns import align_with, exchange_of, is_other_agent, session_key
 from memproxy.proxy.unpack import unpacked
-from memproxy.proxy.upstream import Upstream, UpstreamResponse
+from memproxy.proxy.upstream import Sender, Upstream, UpstreamResponse
 from memproxy.proxy.utility import is_utility
 from memproxy.records import JsonObject, MemoryMode, Outcome, ToolCacheMode, ToolsMode
 from memproxy.storage.continuations import Continuation
@@ -96,11 +96,14 @@ class Pipeline:
         self._clock = clock
         self._metrics = metrics
 
-    async def run(self, client: Client, path: SplitPath, dialect: Dialect) -> None:
-        """Serve one request from its first byte to its recording. Raises `RequestError` before anything was sent."""
+    async def run(self, client: Client, path: SplitPath, dialect: Dialect, *, upstream: Sender | None = None) -> None:
+        """Serve one request from its first byte to its recording. Raises `RequestError` before anything was sent.
+
+        `upstream` is whom to ask in place of the model server over HTTP.
+        """
         inbound = await self.follow(await self.receive(client, path, dialect))
         outbound = await self.prepare(inbound)
-        await self.exchange(client, inbound, outbound)
+        await self.exchange(client, inbound, outbound, upstream=upstream)
 
     async def receive(self, client: Client, path: SplitPath, dialect: Dialect) -> Inbound:
         """Read the body and the credential."""
@@ -202,7 +205,9 @@ class Pipeline:
             degraded=("session",) if found.degraded else (),
         )
 
-    async def exchange(self, client: Client, inbound: Inbound, outbound: Outbound) -> None:
+    async def exchange(
+        self, client: Client, inbound: Inbound, outbound: Outbound, *, upstream: Sender | None = None
+    ) -> None:
         """Send the request on, relay the answer, and record the exchange however it ended."""
         receipt = receipt_of(inbound, outbound)
         if inbound.tenant is not None:
@@ -212,9 +217,11 @@ class Pipeline:
         relayed, inside = Relayed(), Answering()
         try:
             if sources.answering:
-                await self._answer(client, inbound, outbound, relayed, sources=sources, inside=inside)
+                await self._answer(
+                    client, inbound, outbound, relayed, sources=sources, inside=inside, upstream=upstream
+                )
             else:
-                await self._forward(client, inbound, outbound, relayed)
+                await self._forward(client, inbound, outbound, relayed, upstream=upstream)
         except UpstreamError as error:
             self._count(outbound, error.status)
             headers = receipt_headers(inbound, outbound, inside)
@@ -245,11 +252,13 @@ class Pipeline:
         is_passed_by = "no-cache" in inbound.headers.get("cache-control", "").lower()
         return Sources(offered, cached, cache_answers=answers and not is_passed_by)
 
-    async def _forward(self, client: Client, inbound: Inbound, outbound: Outbound, relayed: Relayed) -> None:
+    async def _forward(
+        self, client: Client, inbound: Inbound, outbound: Outbound, relayed: Relayed, *, upstream: Sender | None
+    ) -> None:
         body, headers = inbound.packed.sent(outbound.body, client.raw_headers)
         await forward(
             client,
-            self._upstream,
+            upstream or self._upstream,
             path=inbound.path.rest,
             headers=headers,
             body=body,
@@ -267,10 +276,11 @@ class Pipeline:
         *,
         sources: Sources,
         inside: Answering,
+        upstream: Sender | None,
     ) -> None:
         async def send(body: bytes) -> UpstreamResponse:
             data, headers = inbound.packed.sent(body, client.raw_headers)
-            return await self._upstream.send(
+            return await (upstream or self._upstream).send(
                 client.method,
                 inbound.path.rest,
                 query=client.query,
@@ -283,6 +293,7 @@ class Pipeline:
             client,
             send,
             dialect=inbound.dialect,
+            refers=upstream is not None,
             sources=sources.answering,
             limits=Limits(rounds=self._policy.answer_rounds, seconds=self._policy.answer_s),
             headers=lambda done: receipt_headers(inbound, outbound, done),

@@ -16,6 +16,7 @@ from memproxy.proxy.client import Client, ClientLeftError, Message, Receive, Sen
 from memproxy.proxy.forward import forward
 from memproxy.proxy.pipeline import Pipeline
 from memproxy.proxy.relay import Relayed
+from memproxy.proxy.socket_frames import SocketRelay, refuse
 from memproxy.proxy.upstream import Upstream
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
@@ -42,14 +43,21 @@ PROVIDER_RESOURCES = frozenset(
 class ProxyApp:
     """The ASGI app of the provider's API."""
 
-    def __init__(self, pipeline: Pipeline, upstream: Upstream, tasks: Tasks, metrics: Metrics) -> None:
+    def __init__(
+        self, pipeline: Pipeline, upstream: Upstream, tasks: Tasks, metrics: Metrics, *, has_sockets: bool = True
+    ) -> None:
+        """`has_sockets`: the Responses API is spoken over WebSockets, too."""
+        self._sockets = SocketRelay(pipeline, upstream, tasks) if has_sockets else None
         self._pipeline = pipeline
         self._upstream = upstream
         self._tasks = tasks
         self._metrics = metrics
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one request; what goes wrong before the response has begun becomes an error in OpenAI's shape."""
+        """Serve one request or WebSocket; what goes wrong before a response has begun becomes an error in its shape."""
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         client = Client(scope, receive, send, self._tasks)
         try:
             await self._serve(client)
@@ -62,6 +70,17 @@ class ProxyApp:
             request_id = f"mpr-{uuid.uuid4().hex}"
             body = msgspec.json.encode(error.openai_body())
             await client.refuse(error, [(b"x-memproxy-request-id", request_id.encode())], body)
+
+    async def _serve_socket(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The Responses API may be spoken over a WebSocket; nothing else may."""
+        try:
+            path = split_path(scope.get("raw_path") or scope["path"].encode())
+        except RequestError:
+            path = SplitPath({}, b"/")
+        if self._sockets is not None and path.rest.rstrip(b"/") == b"/responses":
+            await self._sockets.serve(scope, receive, send, path=path)
+        else:
+            await refuse(send)
 
     async def _serve(self, client: Client) -> None:
         path = split_path(client.raw_path)

@@ -63,7 +63,7 @@ class ChatCompletions:
     def with_tools(self, body: bytes, tools: Sequence[JsonObject]) -> bytes:
         return raw_json.with_more(body, "tools", [raw_json.encode(tool) for tool in tools])
 
-    def with_round(self, body: bytes, messages: Sequence[JsonObject]) -> bytes:
+    def with_round(self, body: bytes, messages: Sequence[JsonObject], *, after: str = "") -> bytes:
         return raw_json.with_more(body, "messages", [raw_json.encode(message) for message in messages])
 
     def continued(self, request: Request, answer_id: str, messages: Sequence[JsonObject]) -> bytes:

@@ -199,8 +199,11 @@ class Dialect(Protocol):
         """A request's bytes with more tools behind its own; the tools are given as chat completions take them."""
         ...
 
-    def with_round(self, body: bytes, messages: Sequence[JsonObject]) -> bytes:
-        """The request that goes on behind these messages, which were its answer and the results of its calls."""
+    def with_round(self, body: bytes, messages: Sequence[JsonObject], *, after: str = "") -> bytes:
+        """The request that goes on behind these messages, which were its answer and the results of its calls.
+
+        `after` is the answer's id where the provider is to be referred to it.
+        """
         ...
 
     def continued(self, request: Request, answer_id: str, messages: Sequence[JsonObject]) -> bytes:

@@ -81,13 +81,16 @@ class Responses:
         flat = [{"type": "function", "strict": False, **tool["function"]} for tool in tools]
         return raw_json.with_more(body, "tools", [raw_json.encode(tool) for tool in flat])
 
-    def with_round(self, body: bytes, messages: Sequence[JsonObject]) -> bytes:
-        """A conversation has got all but the results already."""
+    def with_round(self, body: bytes, messages: Sequence[JsonObject], *, after: str = "") -> bytes:
+        """Behind an answer that is referred to, and in a conversation, all but the results is there already."""
         fields = raw_json.decoded(body)
-        has_rest = fields is not None and bool(fields.get("conversation"))
+        has_rest = bool(after) or (fields is not None and bool(fields.get("conversation")))
         added = [raw_json.encode(item) for item in messages if not has_rest or items_of.role_of(item) == "tool"]
         before = [] if has_rest else _raw_items(body)
-        return raw_json.with_fields(body, {"input": raw_json.list_of([*before, *added])})
+        changed = {"input": raw_json.list_of([*before, *added])}
+        if after:
+            changed["previous_response_id"] = raw_json.encode(after)
+        return raw_json.with_fields(body, changed)
 
     def continued(self, request: Request, answer_id: str, messages: Sequence[JsonObject]) -> bytes:
         changed = {"previous_response_id": raw_json.encode(answer_id)} if request.continues else {}

@@ -65,8 +65,8 @@ OPEN_TO_ALL = frozenset({"typing_extensions"})
 DISTRIBUTIONS: Mapping[str, str] = {"Stemmer": "pystemmer"}
 """Where a package is called otherwise than what it is installed as."""
 
-UNDER_THEIR_NAME = frozenset({"hiredis", "httptools", "uvloop"})
-"""Dependencies that others load by name: redis-py its parser, uvicorn its HTTP parser and its loop."""
+UNDER_THEIR_NAME = frozenset({"hiredis", "httptools", "uvloop", "websockets"})
+"""Dependencies that others load by name: redis-py its parser, uvicorn its HTTP parser, its loop and its WebSockets."""
 
 SETTINGS_READERS = ("app", "cli", "demo.play", "server", "services", "tools_report")
 """Modules that may know `Settings`. Lower ones are given the values that they need."""

@@ -15,6 +15,7 @@ WITHOUT_TESTS: Mapping[str, str] = {
     "memproxy/__main__.py": "one call",
     "memproxy/clock.py": "two calls of the standard library",
     "memproxy/errors.py": "tests/rules/test_errors_mapped.py is about all of them",
+    "memproxy/demo/resources.py": "tests/demo/test_scripted_model.py asks for all of them",
     "memproxy/proxy/stages.py": "values without behaviour",
     "memproxy/wire/dialect.py": "protocols and values; each dialect is tested",
     "memproxy/proxy/forward.py": TO_BE_WRITTEN,
