@@ -7,6 +7,7 @@ The demo, the bench and the tests put it where a provider would be. Below any pr
 | `POST /chat/completions` | what the script says, as JSON or stream; 400 where OpenAI would refuse the request |
 | `POST /responses` | the same script in the form of the Responses API, with everything that it remembers |
 | `GET`, `DELETE /responses/{id}`, `.../cancel`, `.../input_items` | what was stored |
+| `POST /messages` | the same script in the form of Anthropic's Messages API |
 | `POST /conversations` | a new conversation |
 | `POST /embeddings` | vectors that depend on the words alone |
 | `GET /models` | the names of the bench models and one more |
@@ -38,6 +39,7 @@ import msgspec
 import uvicorn
 import uvloop
 
+from memproxy.demo import provider_messages
 from memproxy.demo.bench_answers import BenchAnswers
 from memproxy.demo.counting import PromptCache
 from memproxy.demo.deliver import Delivery, Receive, Send, deliver, streamed, whole, whole_body
@@ -258,20 +260,34 @@ class ScriptedModel:
             told = conversation_of(request.body, self._stored.shown(request.body))
         except RefusedError as refused:
             return refusal(refused.error, status=refused.status)
-        request = self._retold(request, told)
-        prompt = {"model": request.model, "tools": request.body.get("tools"), "messages": told}
-        prompt_tokens, cached_tokens = self._prompt_cache.count(prompt)
+        return self._told(self._retold(request, told), self._response_to)
+
+    def _response_to(self, reply: Reply, request: ModelRequest, counts: tuple[int, int]) -> Delivery:
+        created, (prompt_tokens, cached_tokens) = int(time.time()), counts
+        response = response_body(
+            reply, request.body, created=created, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
+        )
+        self._stored.keep(request.body, response)
+        return streamed(response_events(response)) if request.is_stream else whole(msgspec.json.encode(response))
+
+    def _messages(self, request: ModelRequest) -> Delivery:
+        try:
+            told = provider_messages.conversation_of(request.body)
+        except RefusedError as refused:
+            return whole(provider_messages.error_body(refused.error), status=refused.status)
+        return self._told(self._retold(request, told), _message_to)
+
+    def _told(
+        self, request: ModelRequest, answer: Callable[[Reply, ModelRequest, tuple[int, int]], Delivery]
+    ) -> Delivery:
+        """What the script says, in the form that `answer` gives it with the counts of the prompt."""
+        prompt = {"model": request.model, "tools": request.body.get("tools"), "messages": request.messages}
+        counts = self._prompt_cache.count(prompt)
         reply = self._reply_to(request)
         if reply.hang and reply.cut_after is None:
             return Delivery((), [], delay_s=None)
-        if (recorded := _recorded(reply)) is not None:
-            return _as_told(recorded, reply)
-        response = response_body(
-            reply, request.body, created=int(time.time()), prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
-        )
-        self._stored.keep(request.body, response)
-        answer = streamed(response_events(response)) if request.is_stream else whole(msgspec.json.encode(response))
-        return _as_told(answer, reply)
+        recorded = _recorded(reply)
+        return _as_told(answer(reply, request, counts) if recorded is None else recorded, reply)
 
     def _response(self, request: ModelRequest, response_id: str, below: str | None = None) -> Delivery:
         try:
@@ -292,6 +308,7 @@ _ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Delivery]], ...] = (
     ("POST", re.compile(r".*/chat/completions/?"), ScriptedModel._chat),
     ("POST", re.compile(r".*/responses/?"), ScriptedModel._responses),
     ("*", re.compile(r".*/responses/(?P<response_id>[^/]+)(?P<below>/cancel|/input_items)?"), ScriptedModel._response),
+    ("POST", re.compile(r".*/messages/?"), ScriptedModel._messages),
     ("POST", re.compile(r".*/conversations/?"), ScriptedModel._conversations),
     ("POST", re.compile(r".*/embeddings/?"), embeddings),
     ("GET", re.compile(r".*/models/?"), models),
@@ -299,6 +316,16 @@ _ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Delivery]], ...] = (
     ("GET", re.compile(r".*/files/[^/]*?(?P<size>\d{1,9})/content"), download),
     ("*", re.compile(r".*/echo/?"), echo),
 )
+
+
+def _message_to(reply: Reply, request: ModelRequest, counts: tuple[int, int]) -> Delivery:
+    prompt_tokens, cached_tokens = counts
+    message = provider_messages.message_body(
+        reply, request.body, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
+    )
+    if request.is_stream:
+        return streamed(provider_messages.message_events(message))
+    return whole(msgspec.json.encode(message))
 
 
 def _recorded(reply: Reply) -> Delivery | None:

@@ -20,11 +20,16 @@ from memproxy.proxy.socket_frames import SocketRelay, refuse
 from memproxy.proxy.upstream import Upstream
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
+from memproxy.wire.anthropic_dialect import MESSAGES
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 from memproxy.wire.dialect import Dialect
 from memproxy.wire.response_dialect import RESPONSES
 
-DIALECTS: Mapping[bytes, Dialect] = {b"/chat/completions": CHAT_COMPLETIONS, b"/responses": RESPONSES}
+DIALECTS: Mapping[bytes, Dialect] = {
+    b"/chat/completions": CHAT_COMPLETIONS,
+    b"/responses": RESPONSES,
+    b"/messages": MESSAGES,
+}
 """The routes with memory, and what is spoken there."""
 
 OWN_FIRST_SEGMENTS = frozenset({b"u", b"s", b"n", b"v1"})
@@ -33,8 +38,9 @@ OWN_FIRST_SEGMENTS = frozenset({b"u", b"s", b"n", b"v1"})
 PROVIDER_RESOURCES = frozenset(
     {
         b"assistants", b"audio", b"batches", b"chat", b"completions", b"containers", b"conversations", b"embeddings",
-        b"evals", b"files", b"fine_tuning", b"images", b"models", b"moderations", b"organization", b"realtime",
-        b"responses", b"threads", b"uploads", b"vector_stores", b"videos", b"engines", b"rerank", b"score", b"tokenize",
+        b"evals", b"files", b"fine_tuning", b"images", b"messages", b"models", b"moderations", b"organization",
+        b"realtime", b"responses", b"threads", b"uploads", b"vector_stores", b"videos", b"engines", b"rerank",
+        b"score", b"tokenize",
     }
 )  # fmt: skip
 """First segments of paths in OpenAI's API reference and in servers that are compatible with it."""
@@ -68,7 +74,7 @@ class ProxyApp:
                 raise
             self._metrics.requests.labels("refused", f"{error.status // 100}xx").inc()
             request_id = f"mpr-{uuid.uuid4().hex}"
-            body = msgspec.json.encode(error.openai_body())
+            body = msgspec.json.encode(_dialect_of(client.raw_path).error_body(error))
             await client.refuse(error, [(b"x-memproxy-request-id", request_id.encode())], body)
 
     async def _serve_socket(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -113,6 +119,12 @@ class ProxyApp:
             into=relayed,
         )
         self._metrics.requests.labels("passed", f"{(relayed.status or 499) // 100}xx").inc()
+
+
+def _dialect_of(raw_path: bytes) -> Dialect:
+    """Whose clients read the errors at this path."""
+    resource = raw_path.rstrip(b"/").rpartition(b"/")[2]
+    return DIALECTS.get(b"/" + resource, CHAT_COMPLETIONS)
 
 
 def _is_forwarded(raw_path: bytes, path: SplitPath) -> bool:

@@ -287,8 +287,10 @@ class Upstream:
             kept = [(name, value) for name, value in kept if name != b"accept-encoding"]
             kept.append((b"accept-encoding", b"identity"))
         if self._api_key is not None:
+            is_anthropic = any(name == b"anthropic-version" for name, _ in kept)
             kept = [(name, value) for name, value in kept if name not in {b"authorization", b"api-key", b"x-api-key"}]
-            kept.append((b"authorization", b"Bearer " + self._api_key.encode()))
+            key = self._api_key.encode()
+            kept.append((b"x-api-key", key) if is_anthropic else (b"authorization", b"Bearer " + key))
         return kept
 
 

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from typing_extensions import override
 
@@ -206,16 +207,78 @@ class ConversationAgent(ResponsesAgent):
         self.input = []
 
 
+class AnthropicAgent(Agent):
+    """Anthropic's Messages API; sends all messages again, thinking included."""
+
+    keeps_thinking = True
+
+    def __init__(self, url: str, **given: Any) -> None:
+        super().__init__(url, **given)
+        self.history: list[Any] = []
+
+    @override
+    def put(self, text: str) -> None:
+        self.history.append({"role": "user", "content": text})
+
+    @override
+    async def complete(self) -> tuple[str, list[tuple[str, str]]]:
+        tools: Any = [
+            {"name": one["name"], "description": one["description"], "input_schema": one["parameters"]}
+            for one in FUNCTIONS
+        ]
+        url = self.url.removesuffix("/v1")
+        async with AsyncAnthropic(
+            base_url=url, api_key="sk-test", max_retries=0, default_headers=self.headers
+        ) as client:
+            given: Any = {"model": "m", "max_tokens": 1_000, "messages": self.history, "tools": tools}
+            if self.stream:
+                async with client.messages.stream(**given) as stream:
+                    answer: Any = await stream.get_final_message()
+            else:
+                answer = await client.messages.create(**given)
+        self.usage += answer.usage.input_tokens + answer.usage.output_tokens
+        self.usage += answer.usage.cache_read_input_tokens or 0
+        blocks = [block.model_dump(exclude_none=True) for block in answer.content]
+        kept = [block for block in blocks if block["type"] != "thinking" or self.keeps_thinking]
+        for block in kept:
+            block.pop("parsed_output", None)
+        self.history.append({"role": "assistant", "content": kept})
+        calls = [(block["id"], block["name"]) for block in blocks if block["type"] == "tool_use"]
+        assert (answer.stop_reason == "tool_use") is bool(calls)
+        return "".join(block["text"] for block in blocks if block["type"] == "text"), calls
+
+    @override
+    def give(self, results: list[tuple[str, str]]) -> None:
+        blocks = [{"type": "tool_result", "tool_use_id": call, "content": content} for call, content in results]
+        self.history.append({"role": "user", "content": blocks})
+
+
+class ForgetfulAnthropicAgent(AnthropicAgent):
+    """Sends only the newest turn."""
+
+    @override
+    def put(self, text: str) -> None:
+        self.history = []
+        super().put(text)
+
+
 RESENDING: list[Callable[..., Agent]] = [
     ChatAgent,
     ResponsesAgent,
     BareResponsesAgent,
     ReferringAgent,
     StatelessResponsesAgent,
+    AnthropicAgent,
 ]
 """Send all of their history each time."""
 
-AGENTS: list[Callable[..., Agent]] = [*RESENDING, ForgetfulChatAgent, ChainedAgent, ConversationAgent]
+AGENTS: list[Callable[..., Agent]] = [
+    *RESENDING,
+    ForgetfulChatAgent,
+    ForgetfulAnthropicAgent,
+    ChainedAgent,
+    ConversationAgent,
+]
 
 
 def through(served: Served, make: Callable[..., Agent], path: str = "/s/one/v1", **given: Any) -> Agent:

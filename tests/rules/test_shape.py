@@ -32,7 +32,7 @@ UNCHANGING = frozenset(
         # of dependencies
         "click.Choice", "click.Path", "click.option", "msgspec.json.Decoder", "msgspec.json.Encoder", "regex.compile",
         # our own, all frozen, or pure functions
-        "Answer", "ChatCompletions", "Filter", "Floor", "Line", "Responses", "Scene", "Strategy", "_Bench",
+        "Answer", "ChatCompletions", "Filter", "Floor", "Line", "Messages", "Responses", "Scene", "Strategy", "_Bench",
         "encode_event", "schema.partitions",
     }
 )  # fmt: skip
