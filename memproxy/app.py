@@ -27,6 +27,7 @@ from memproxy.memory_api.summary_views import views_of
 from memproxy.proxy.assemble import Assembler
 from memproxy.proxy.cached_results import ToolCache
 from memproxy.proxy.client import Message, Receive, Send
+from memproxy.proxy.continuations import Continuations
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.pipeline import SETTLE_DEADLINE_S, Pipeline
 from memproxy.proxy.recall import Recall
@@ -121,7 +122,7 @@ def create_app(services: Services, upstream: Upstream) -> App:
     )
     receipts = Receipts()
     pipeline = _pipeline(services, upstream, recall=recall, recorder=recorder, receipts=receipts)
-    proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics)
+    proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics, has_sockets=settings.responses_websocket)
     api = memory_api(services, settled=_settled(recorder))
     app = App(
         proxy,
@@ -158,6 +159,7 @@ def _pipeline(
             metrics=services.metrics,
             deadline_s=settings.session_deadline_s,
         ),
+        continuations=Continuations(services.continuations, services.tasks, deadline_s=settings.session_deadline_s),
         memory_tools=MemoryTools(services.long_term, services.session_data, clock=services.clock),
         tasks=services.tasks,
         policy=policy,

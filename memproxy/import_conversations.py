@@ -16,7 +16,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ from memproxy.storage.queue import encode_turn
 from memproxy.storage.schema import digest_of
 from memproxy.storage.working import LoadedSession, NewTurn
 from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
+from memproxy.wire.dialect import Request
 
 TIMES = ("created_at", "timestamp")
 """Fields of a message that say when it was said; they are no part of it."""
@@ -69,7 +70,7 @@ class Past:
 
     key: SessionKey
     is_named: bool
-    request: ChatRequest
+    request: Request
     """Its messages, without what is the file's own."""
     times: tuple[datetime, ...]
     """Of each message behind the instructions."""
@@ -77,7 +78,7 @@ class Past:
     @property
     def said(self) -> tuple[JsonObject, ...]:
         """The messages behind the instructions."""
-        return self.request.messages[self.request.instructions :]
+        return self.request.conversation
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ def read_line(line: bytes, *, tenant: str, defaults: Defaults, now: datetime) ->
     Raises:
         ValueError: it is none, or nobody's; the message says what is missing.
     """
-    request = chat.read_request(line)
+    request = CHAT_COMPLETIONS.read(line)
     if request is None:
         raise ValueError("no JSON object with a list of messages, each with a role")
     try:
@@ -113,11 +114,11 @@ def read_line(line: bytes, *, tenant: str, defaults: Defaults, now: datetime) ->
     if claims.user is None:
         raise ValueError('no user: name one in the line ("user") or with --user')
     messages = tuple(_without_times(message) for message in request.messages)
-    past = ChatRequest(line, request.fields, messages)
-    if past.instructions == len(messages):
+    past = replace(request, messages=messages, instructions=messages[: request.lead])
+    if past.lead == len(messages):
         raise ValueError("nothing but instructions")
     began = _time(request.fields.get("created_at"))
-    times = _times(request.messages[past.instructions :], first=began or now)
+    times = _times(request.messages[past.lead :], first=began or now)
     scope = Scope(tenant, claims.user, claims.namespace or defaults.namespace)
     dated = [at for at in times if at != now]  # without times of its own it is the same at each run
     name = claims.session or defaults.session_prefix + _content_digest(past, dated)
@@ -199,7 +200,7 @@ async def _import_line(
 async def _record(services: Services, past: Past) -> int:
     """Write what is new; how many turns that were."""
     sessions = services.sessions
-    tokens = await counted(past.said)
+    tokens = await counted(CHAT_COMPLETIONS, past.said)
     written = 0
     for _ in range(CONFLICT_ATTEMPTS):
         async with within(DEADLINE_S, "reading a session"):
@@ -228,7 +229,7 @@ async def _until_there_is_room(services: Services, progress: Progress, bar: Task
 
 
 async def _keep_instructions(services: Services, past: Past) -> None:
-    instructions = list(past.request.messages[: past.request.instructions])
+    instructions = list(past.request.instructions)
     raw = json.dumps(instructions, ensure_ascii=False).encode("utf-8", "replace")
     async with within(DEADLINE_S, "storing instructions"):
         await services.sessions.keep_instructions(past.key, raw=raw, is_named=past.is_named)
@@ -268,7 +269,7 @@ def _new_turn(past: Past, session: LoadedSession | None, tokens: Sequence[int], 
         expected_length=first,
         keep=first,
         messages=new,
-        flags=tuple(flags_of(each.message, is_partial=False) for each in new),
+        flags=tuple(flags_of(CHAT_COMPLETIONS, each.message, is_partial=False) for each in new),
         facts=_facts(past, session, messages, first=first),
         pins={},
         queued=encode_turn(turn),
@@ -296,7 +297,7 @@ def _facts(
     return facts if session is not None or first else {**facts, "created_at": messages[0].at.isoformat()}
 
 
-def _content_digest(request: ChatRequest, times: Sequence[datetime]) -> str:
+def _content_digest(request: Request, times: Sequence[datetime]) -> str:
     """What names a conversation that has no name: all of it. Many begin alike, and some are said twice."""
     said = [_hex(message) for message in request.messages]
     return digest_of(*said, *(at.isoformat() for at in times))[:16]

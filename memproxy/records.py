@@ -141,6 +141,8 @@ class Pin:
     """The ids of the memories in the block."""
     instead: tuple[JsonObject, ...] = ()
     """Stands for an answer that took calls which were answered inside: the calls, their results, the answer itself."""
+    span: int = 1
+    """Of so many messages that the client has of that answer, of which the pin's is the first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,8 @@ def _config(settings: Settings, app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=int(settings.max_body_mb * 1_048_576),
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -24,6 +24,7 @@ from memproxy.records import SessionKey, Turn
 from memproxy.settings import Settings
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.connection import open_redis
+from memproxy.storage.continuations import ContinuationStore
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore
 from memproxy.storage.pressure import StoreMemory
@@ -73,6 +74,7 @@ class Services:
     session_data: SessionDataStore
     session_documents: SessionDocuments
     session_index: SessionIndex
+    continuations: ContinuationStore
     summary_views: SummaryViewStore
     run_tasks: RunTaskStore
     model: JsonModel | None
@@ -166,6 +168,7 @@ def _assembled(
         tool_policy=policy,
         tool_counts=ToolCounts(redis),
         session_data=SessionDataStore(redis, unrecorded_ttl_s=settings.unnamed_session_ttl_s),
+        continuations=ContinuationStore(redis, ttl_s=settings.unnamed_session_ttl_s),
         session_documents=documents,
         session_index=index,
         summary_views=SummaryViewStore(redis),

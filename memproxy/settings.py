@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     upstream_connect_timeout_s: float = Field(10, gt=0)
     upstream_idle_timeout_s: float = Field(600, gt=0)
     upstream_connections: int = Field(1_000, ge=1)
+    responses_websocket: bool = True
 
     redis_url: str = ""
     redis_connect_timeout_s: float = Field(2, gt=0)

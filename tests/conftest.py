@@ -59,8 +59,10 @@ def serve(redis: Redis, redis_url: str) -> Serve:
     """Makes a memproxy on the emptied store: `async with serve(answer, **settings) as served`."""
 
     @asynccontextmanager
-    async def start(answer: Script | None = None, *, clock: Clock | None = None, **given: Any) -> AsyncIterator[Served]:
-        async with ScriptedModel(answer).serve() as upstream:
+    async def start(
+        answer: Script | None = None, *, clock: Clock | None = None, has_sockets: bool = False, **given: Any
+    ) -> AsyncIterator[Served]:
+        async with ScriptedModel(answer, has_sockets=has_sockets).serve() as upstream:
             with listening_socket("127.0.0.1", 0) as listening:
                 settings = settings_without_environment(
                     {

@@ -42,7 +42,10 @@ class PromptCache:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
 
     def count(self, body: dict[str, Any]) -> tuple[int, int]:
-        """All tokens of the prompt of a checked request, and the cached ones among them; remembers the prompt."""
+        """All tokens of the prompt of a checked request, and the cached ones among them; remembers the prompt.
+
+        `body` has the fields of chat completions.
+        """
         total = cached = 0
         is_cached = True
         digests = []

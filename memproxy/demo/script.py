@@ -5,6 +5,7 @@ given, `in_order` makes one from a list of replies.
 """
 
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from itertools import chain, repeat
 from typing import Any
 
 import msgspec
+import zstandard
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,26 @@ class ModelRequest:
     raw_body: bytes
     arrived_at: float
     """Seconds of `time.monotonic`, once the whole body was there."""
+    told: tuple[dict[str, Any], ...] | None = None
+    """All that the model is shown, in the form of chat completions, where the request has another form."""
 
     @cached_property
     def body(self) -> dict[str, Any]:
         """The body as JSON object; empty if it is none."""
         try:
-            body = msgspec.json.decode(self.raw_body)
-        except msgspec.DecodeError:
+            body = msgspec.json.decode(self._unpacked())
+        except (msgspec.DecodeError, zlib.error, zstandard.ZstdError):
             return {}
         return body if isinstance(body, dict) else {}
+
+    def _unpacked(self) -> bytes:
+        match self.header("content-encoding"):
+            case "gzip" | "deflate":
+                return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(self.raw_body)
+            case "zstd":
+                return zstandard.ZstdDecompressor().decompressobj().decompress(self.raw_body)
+            case _:
+                return self.raw_body
 
     @property
     def model(self) -> str:
@@ -46,12 +59,16 @@ class ModelRequest:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
+        """All that the model is shown, in the form of chat completions."""
+        if self.told is not None:
+            return list(self.told)
         messages: list[dict[str, Any]] = self.body.get("messages", [])
         return messages
 
     @property
     def is_stream(self) -> bool:
-        return self.body.get("stream") is True
+        """A frame of a WebSocket always asks for one."""
+        return self.body.get("stream") is True or self.body.get("type") == "response.create"
 
     @property
     def last_user_text(self) -> str:
@@ -84,6 +101,8 @@ class Reply:
 
     text: str | None = None
     tool_calls: tuple[ToolCallReply, ...] = ()
+    reasoning: str = ""
+    """What the model thinks first, in formats that show it."""
     finish_reason: str | None = None
     """By default `tool_calls` or `stop`, as fits."""
     status: int = 200
@@ -109,12 +128,15 @@ class Reply:
 Script = Callable[[ModelRequest], Reply]
 
 
+_TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """The text of a message, the text parts of a list joined by newlines; empty without text."""
     content = message.get("content")
     if isinstance(content, str):
         return content
-    return "\n".join(part["text"] for part in content or () if part.get("type") == "text")
+    return "\n".join(part["text"] for part in content or () if part.get("type") in _TEXT_TYPES)
 
 
 def answer_from_request(request: ModelRequest) -> Reply:
@@ -126,10 +148,11 @@ def answer_from_request(request: ModelRequest) -> Reply:
     if newest["role"] == "tool":
         return Reply(f"The tool says: {text_of(newest)}")
     choice = request.body.get("tool_choice")
-    if isinstance(choice, dict) and "function" in choice:
-        return Reply(tool_calls=(ToolCallReply(choice["function"]["name"]),))
+    if isinstance(choice, dict) and "name" in (called := choice.get("function", choice)):
+        return Reply(tool_calls=(ToolCallReply(called["name"]),))
     if choice == "required" and request.body.get("tools"):
-        return Reply(tool_calls=(ToolCallReply(request.body["tools"][0]["function"]["name"]),))
+        tool = request.body["tools"][0]
+        return Reply(tool_calls=(ToolCallReply(tool.get("function", tool)["name"]),))
     return Reply(f"You said: {request.last_user_text}")
 
 

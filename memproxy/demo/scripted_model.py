@@ -5,6 +5,10 @@ The demo, the bench and the tests put it where a provider would be. Below any pr
 | path | answer |
 |---|---|
 | `POST /chat/completions` | what the script says, as JSON or stream; 400 where OpenAI would refuse the request |
+| `POST /responses` | the same script in the form of the Responses API, with everything that it remembers |
+| `GET`, `DELETE /responses/{id}`, `.../cancel`, `.../input_items` | what was stored |
+| `POST /messages` | the same script in the form of Anthropic's Messages API |
+| `POST /conversations` | a new conversation |
 | `POST /embeddings` | vectors that depend on the words alone |
 | `GET /models` | the names of the bench models and one more |
 | `POST /files` | size and SHA-256 of the whole body |
@@ -20,7 +24,6 @@ The demo, the bench and the tests put it where a provider would be. Below any pr
 
 import argparse
 import asyncio
-import hashlib
 import re
 import secrets
 import signal
@@ -29,27 +32,34 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
 import uvicorn
 import uvloop
 
-from memproxy.demo.bench_answers import BENCH_MODELS, BenchAnswers
+from memproxy.demo import provider_messages
+from memproxy.demo.bench_answers import BenchAnswers
 from memproxy.demo.counting import PromptCache
 from memproxy.demo.deliver import Delivery, Receive, Send, deliver, streamed, whole, whole_body
+from memproxy.demo.frames import serve_frames
 from memproxy.demo.provider_answers import (
     completion_body,
     completion_events,
-    embeddings_body,
     error_body,
-    file_body,
-    file_content,
-    models_body,
     scripted_error,
     usage,
 )
-from memproxy.demo.provider_checks import ErrorObject, error_object, find_embeddings_fault, find_fault
+from memproxy.demo.provider_checks import error_object, find_fault
+from memproxy.demo.provider_responses import (
+    RefusedError,
+    ResponseStore,
+    conversation_of,
+    response_body,
+    response_events,
+)
+from memproxy.demo.resources import decoded, download, echo, embeddings, models, refusal, upload
 from memproxy.demo.script import ModelRequest, Reply, Script, ToolCallReply, answer_from_request, in_order
 from memproxy.sockets import listening_socket
 
@@ -65,7 +75,6 @@ __all__ = [
     "in_order",
 ]
 
-_MAX_FILE_BYTES = 64 * 1024 * 1024
 _CLOSE_S = 5.0
 """Bound of the wait for open requests at the end; their connections are cut first, so that it is not used up."""
 
@@ -102,7 +111,7 @@ class ScriptedModel:
     message is repeated, and the bench models of `bench_answers` answer at once.
     """
 
-    def __init__(self, answer: Script | None = None, *, keep_requests: int = 256) -> None:
+    def __init__(self, answer: Script | None = None, *, keep_requests: int = 256, has_sockets: bool = False) -> None:
         self.requests: list[ModelRequest] = []
         """The newest `keep_requests` requests of any kind, refused ones too, oldest first."""
         self.disconnects: list[Disconnect] = []
@@ -112,7 +121,9 @@ class ScriptedModel:
         self._answer = answer or answer_from_request
         self._bench = BenchAnswers() if answer is None else None
         self._keep_requests = keep_requests
+        self._has_sockets = has_sockets
         self._prompt_cache = PromptCache()
+        self._stored = ResponseStore()
         self._changed = asyncio.Event()
         self._is_closing = False
 
@@ -140,7 +151,7 @@ class ScriptedModel:
             self,
             interface="asgi3",
             http="httptools",
-            ws="none",
+            ws="websockets-sansio",
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -177,11 +188,25 @@ class ScriptedModel:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One request, from its first byte to the end of its answer."""
+        if scope["type"] == "websocket":
+            await serve_frames(partial(self._frame, scope), receive, send, is_offered=self._has_sockets)
+            return
         raw_body = await whole_body(receive)
         if raw_body is None:
             return
+        request = self._kept(scope, raw_body)
+        events_sent = await deliver(self._answer_to(request), receive, send)
+        if events_sent is not None and not self._is_closing:
+            self.disconnects.append(Disconnect(request, events_sent, time.monotonic()))
+            self._announce()
+
+    def _frame(self, scope: Mapping[str, Any], frame: bytes) -> Delivery:
+        """One frame of a WebSocket to the Responses API."""
+        return self._responses(self._kept(scope, frame))
+
+    def _kept(self, scope: Mapping[str, Any], raw_body: bytes) -> ModelRequest:
         request = ModelRequest(
-            method=scope["method"],
+            method=scope.get("method", "POST"),
             path=scope["raw_path"].decode("latin-1"),
             query=scope["query_string"].decode("latin-1"),
             headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
@@ -191,10 +216,7 @@ class ScriptedModel:
         self.requests.append(request)
         del self.requests[: max(0, len(self.requests) - self._keep_requests)]
         self._announce()
-        events_sent = await deliver(self._answer_to(request), receive, send)
-        if events_sent is not None and not self._is_closing:
-            self.disconnects.append(Disconnect(request, events_sent, time.monotonic()))
-            self._announce()
+        return request
 
     def _announce(self) -> None:
         self._changed.set()
@@ -205,86 +227,120 @@ class ScriptedModel:
             match = path.fullmatch(request.path)
             if match and method in {request.method, "*"}:
                 return handler(self, request, **match.groupdict())
-        return _refusal(error_object(f"Invalid URL ({request.method} {request.path})"), status=404)
+        return refusal(error_object(f"Invalid URL ({request.method} {request.path})"), status=404)
 
     def _chat(self, request: ModelRequest) -> Delivery:
         if self._bench and (prepared := self._bench.find(request.raw_body)):
             return prepared
-        if fault := find_fault(_decoded(request)):
-            return _refusal(fault)
+        if fault := find_fault(decoded(request)):
+            return refusal(fault)
         prompt_tokens, cached_tokens = self._prompt_cache.count(request.body)
-        try:
-            reply = self._answer(request)
-        except Exception as failure:
-            self.failures.append(failure)
-            self._announce()
-            raise
+        reply = self._reply_to(request)
         if reply.hang and reply.cut_after is None:
             return Delivery((), [], delay_s=None)
         counts = usage(reply, prompt_tokens, cached_tokens=cached_tokens, choices=request.body.get("n") or 1)
         return _as_told(_scripted(reply, request, counts), reply)
 
-    def _embeddings(self, request: ModelRequest) -> Delivery:
-        if fault := find_embeddings_fault(_decoded(request)):
-            return _refusal(fault)
-        return whole(embeddings_body(request.body))
+    def _retold(self, request: ModelRequest, told: list[dict[str, Any]]) -> ModelRequest:
+        """The request with its messages in the form of chat completions, among the kept ones too."""
+        made = replace(request, told=tuple(told))
+        self.requests = [made if kept is request else kept for kept in self.requests]
+        return made
 
-    def _models(self, _: ModelRequest) -> Delivery:
-        return whole(models_body(("scripted", *BENCH_MODELS)))
+    def _reply_to(self, request: ModelRequest) -> Reply:
+        try:
+            return self._answer(request)
+        except Exception as failure:
+            self.failures.append(failure)
+            self._announce()
+            raise
 
-    def _upload(self, request: ModelRequest) -> Delivery:
-        return whole(file_body(request.raw_body, created=int(time.time())))
+    def _responses(self, request: ModelRequest) -> Delivery:
+        try:
+            told = conversation_of(request.body, self._stored.shown(request.body))
+        except RefusedError as refused:
+            return refusal(refused.error, status=refused.status)
+        return self._told(self._retold(request, told), self._response_to)
 
-    def _download(self, request: ModelRequest, size: str) -> Delivery:
-        if int(size) > _MAX_FILE_BYTES:
-            return _refusal(error_object(f"No such File object: {request.path}", param="id"), status=404)
-        return whole(file_content(int(size)), content_type=b"application/octet-stream")
-
-    def _echo(self, request: ModelRequest) -> Delivery:
-        return whole(
-            msgspec.json.encode(
-                {
-                    "method": request.method,
-                    "path": request.path,
-                    "query": request.query,
-                    "headers": request.headers,
-                    "body_bytes": len(request.raw_body),
-                    "body_sha256": hashlib.sha256(request.raw_body).hexdigest(),
-                }
-            )
+    def _response_to(self, reply: Reply, request: ModelRequest, counts: tuple[int, int]) -> Delivery:
+        created, (prompt_tokens, cached_tokens) = int(time.time()), counts
+        response = response_body(
+            reply, request.body, created=created, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
         )
+        self._stored.keep(request.body, response)
+        return streamed(response_events(response)) if request.is_stream else whole(msgspec.json.encode(response))
+
+    def _messages(self, request: ModelRequest) -> Delivery:
+        try:
+            told = provider_messages.conversation_of(request.body)
+        except RefusedError as refused:
+            return whole(provider_messages.error_body(refused.error), status=refused.status)
+        return self._told(self._retold(request, told), _message_to)
+
+    def _told(
+        self, request: ModelRequest, answer: Callable[[Reply, ModelRequest, tuple[int, int]], Delivery]
+    ) -> Delivery:
+        """What the script says, in the form that `answer` gives it with the counts of the prompt."""
+        prompt = {"model": request.model, "tools": request.body.get("tools"), "messages": request.messages}
+        counts = self._prompt_cache.count(prompt)
+        reply = self._reply_to(request)
+        if reply.hang and reply.cut_after is None:
+            return Delivery((), [], delay_s=None)
+        recorded = _recorded(reply)
+        return _as_told(answer(reply, request, counts) if recorded is None else recorded, reply)
+
+    def _response(self, request: ModelRequest, response_id: str, below: str | None = None) -> Delivery:
+        try:
+            response = self._stored.stored(response_id)
+            if request.method == "DELETE":
+                response = self._stored.forget(response_id)
+        except RefusedError as refused:
+            return refusal(refused.error, status=refused.status)
+        if below == "/input_items":
+            response = {"object": "list", "data": self._stored.inputs[response_id], "has_more": False}
+        return whole(msgspec.json.encode(response))
+
+    def _conversations(self, request: ModelRequest) -> Delivery:
+        return whole(msgspec.json.encode(self._stored.open_conversation(request.body)))
 
 
 _ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Delivery]], ...] = (
     ("POST", re.compile(r".*/chat/completions/?"), ScriptedModel._chat),
-    ("POST", re.compile(r".*/embeddings/?"), ScriptedModel._embeddings),
-    ("GET", re.compile(r".*/models/?"), ScriptedModel._models),
-    ("POST", re.compile(r".*/files/?"), ScriptedModel._upload),
-    ("GET", re.compile(r".*/files/[^/]*?(?P<size>\d{1,9})/content"), ScriptedModel._download),
-    ("*", re.compile(r".*/echo/?"), ScriptedModel._echo),
+    ("POST", re.compile(r".*/responses/?"), ScriptedModel._responses),
+    ("*", re.compile(r".*/responses/(?P<response_id>[^/]+)(?P<below>/cancel|/input_items)?"), ScriptedModel._response),
+    ("POST", re.compile(r".*/messages/?"), ScriptedModel._messages),
+    ("POST", re.compile(r".*/conversations/?"), ScriptedModel._conversations),
+    ("POST", re.compile(r".*/embeddings/?"), embeddings),
+    ("GET", re.compile(r".*/models/?"), models),
+    ("POST", re.compile(r".*/files/?"), upload),
+    ("GET", re.compile(r".*/files/[^/]*?(?P<size>\d{1,9})/content"), download),
+    ("*", re.compile(r".*/echo/?"), echo),
 )
 
 
-def _decoded(request: ModelRequest) -> object:
-    """The body as JSON of any type; None when it is not JSON."""
-    try:
-        return request.body or msgspec.json.decode(request.raw_body)
-    except msgspec.DecodeError:
-        return None
+def _message_to(reply: Reply, request: ModelRequest, counts: tuple[int, int]) -> Delivery:
+    prompt_tokens, cached_tokens = counts
+    message = provider_messages.message_body(
+        reply, request.body, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
+    )
+    if request.is_stream:
+        return streamed(provider_messages.message_events(message))
+    return whole(msgspec.json.encode(message))
 
 
-def _refusal(error: ErrorObject, *, status: int = 400) -> Delivery:
-    return whole(error_body(error), status=status)
-
-
-def _scripted(reply: Reply, request: ModelRequest, counts: dict[str, Any]) -> Delivery:
-    """The reply in the form in which the request asked for it."""
+def _recorded(reply: Reply) -> Delivery | None:
+    """What is the same in any format: recorded bytes, and errors."""
     if reply.raw_stream is not None:
         return streamed(reply.raw_stream)
     if reply.raw_body is not None:
         return whole(reply.raw_body)
-    if reply.status >= 400:
-        return whole(error_body(scripted_error(reply)))
+    return whole(error_body(scripted_error(reply))) if reply.status >= 400 else None
+
+
+def _scripted(reply: Reply, request: ModelRequest, counts: dict[str, Any]) -> Delivery:
+    """The reply in the form in which the request asked for it."""
+    if (recorded := _recorded(reply)) is not None:
+        return recorded
     created = int(time.time())
     if request.is_stream:
         return streamed(completion_events(reply, request.body, created=created, usage=counts))

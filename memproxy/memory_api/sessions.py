@@ -14,6 +14,7 @@ from memproxy.storage.session_documents import SessionDocuments
 from memproxy.storage.session_index import SessionIndex
 from memproxy.storage.session_state import Document, View, Witness
 from memproxy.tokens import Windows
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
 ATTEMPTS = 20
 """How often a write begins anew because the session changed meanwhile; each time somebody else's write went through."""
@@ -57,7 +58,7 @@ class Sessions:
             document, marks = await self.documents.read_for_change(key)
             aligned = align_with(document, marks, wish, writer=Witness(connection, self.clock.now()))
             _check_words(aligned)
-            tokens = await counted(to_count(aligned.matches))
+            tokens = await counted(CHAT_COMPLETIONS, to_count(aligned.matches))
             change = plan(aligned, tokens=tokens, turn_id=turn_id)
             if await self.documents.change(change):
                 return change.after

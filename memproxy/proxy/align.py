@@ -11,6 +11,10 @@ edited. The digests of the stored log S and of the incoming conversation C (with
 | compacted | a tail of S stands inside C | C is sent as it is; what follows the tail is new |
 | edited | C leaves S before its end | C wins: a new thread begins there |
 | foreign | nothing in common, C has answers, or other instructions than a client that resends | a thread of its own |
+| chained | C names the answer behind which the provider puts it | nothing goes before C; it follows that answer |
+
+Silent messages (what a model thought, what a provider did for it) tell nothing: clients may send them again or not.
+They take part in none of this, and stand where the message stands that they led to.
 
 The log is append-only. A branch becomes a thread that copies the common part; only an unfinished end (messages whose
 answer never came, or broke off) is ever replaced in place. Pure; cost is linear in S and C.
@@ -35,6 +39,7 @@ class Shape(enum.StrEnum):
     COMPACTED = "compacted"
     EDITED = "edited"
     FOREIGN = "foreign"
+    CHAINED = "chained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Entry:
     is_partial: bool = False
     tokens: int = 0
     is_user: bool = False
+    is_silent: bool = False
+    """It tells nothing about where it stands, and may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,14 @@ class Alignment:
     """For each incoming message its position in the log after recording; None for one that is not stored."""
     known: tuple[bool, ...]
     """For each incoming message: it was seen before, so nothing is learned from it again."""
+    lies_elsewhere: bool = False
+    """The client's messages stand behind others that the provider has, or that the client says in another form: what
+    is before them in the log is not sent, and nothing is cut."""
+
+    @property
+    def restored(self) -> int:
+        """Stored messages that go before the client's own."""
+        return 0 if self.lies_elsewhere else self.head
 
     @property
     def new_from(self) -> int:
@@ -83,12 +98,24 @@ def align(
 ) -> Alignment:
     """Find the incoming messages among the stored ones.
 
+    Silent ones are looked past on both sides.
+
     `sends_newest` says that this session's client has never sent earlier messages again: a lone message that equals the
     first stored one is then a repetition, not a return to the start. `is_retry` says that the client repeats a request
     whose answer it did not get: an answer to it at the log's end counts as unfinished.
     `is_other_agent` says that the instructions are not the session's: where the session's own client would have sent
     its history, a message alone is then a helper's, which shares the session's name and nothing else.
     """
+    if any(entry.is_silent for entry in (*stored, *incoming)):
+        heard, said = _heard(stored), _heard(incoming)
+        found = align(
+            [stored[at] for at in heard],
+            [incoming[at] for at in said],
+            sends_newest=sends_newest,
+            is_retry=is_retry,
+            is_other_agent=is_other_agent,
+        )
+        return _among_silent(found, stored, incoming)
     if is_retry and _answers(stored, incoming):
         stored = [*stored[:-1], replace(stored[-1], is_partial=True)]
     common = _common_prefix(stored, incoming)
@@ -103,6 +130,69 @@ def align(
     if run:
         return _edited(stored, incoming, head=start, run=run)
     return _unmatched(stored, incoming, is_apart=is_other_agent and not sends_newest)
+
+
+def align_chained(
+    stored: Sequence[Entry], incoming: Sequence[Entry], *, after: int, is_retry: bool = False
+) -> Alignment:
+    """The incoming messages follow the log's first `after` ones, which the provider has.
+
+    They may be there already, from a request that was broken off and is made again.
+    """
+    log = list(stored)
+    if is_retry and len(log) > after and log[-1].is_answer and finished_length(log) > after:
+        log[after:] = [replace(entry, is_partial=True) for entry in log[after:]]
+    run = 0 if finished_length(log) > after else _common_prefix(log[after:], incoming)
+    found = _edited(log, incoming, head=after, run=run)
+    return replace(found, shape=Shape.CHAINED, lies_elsewhere=True)
+
+
+def align_foreign(stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:
+    """The incoming messages have nothing to do with the log."""
+    return _branch(Shape.FOREIGN, stored, incoming, head=0, run=0)
+
+
+def _heard(entries: Sequence[Entry]) -> list[int]:
+    return [at for at, entry in enumerate(entries) if not entry.is_silent]
+
+
+def _among_silent(found: Alignment, stored: Sequence[Entry], incoming: Sequence[Entry]) -> Alignment:
+    """An alignment of the messages that are not silent, told of all of them."""
+    heard, said = _heard(stored), _heard(incoming)
+    keep = _place(heard, found.keep, len(stored))
+    positions: list[int | None] = [None] * len(incoming)
+    known = [False] * len(incoming)
+    place_of = dict(zip(said, zip(found.positions, found.known, strict=True), strict=True))
+    new, following = keep, said
+    for at, entry in enumerate(incoming):
+        following = following[1:] if following and following[0] < at else following
+        place, is_known = place_of[following[0]] if following else (found.keep, False)
+        known[at] = is_known
+        if place is None:
+            continue
+        if place < found.keep:
+            positions[at] = _silent_place(stored, heard[place], entry) if entry.is_silent else heard[place]
+        else:
+            positions[at], new = new, new + 1
+    head = _place(heard, found.head, len(stored))
+    return replace(found, head=head, keep=keep, positions=tuple(positions), known=tuple(known))
+
+
+def _place(heard: Sequence[int], count: int, length: int) -> int:
+    """The length of the log that holds so many messages which are not silent, and none behind them."""
+    if count >= len(heard):
+        return length
+    return heard[count - 1] + 1 if count else 0
+
+
+def _silent_place(stored: Sequence[Entry], before: int, entry: Entry) -> int:
+    """Where a silent message stands in the log: among those that led to the message at `before`, else with it."""
+    at = before - 1
+    while at >= 0 and stored[at].is_silent:
+        if stored[at].digest == entry.digest:
+            return at
+        at -= 1
+    return before
 
 
 def _answers(stored: Sequence[Entry], incoming: Sequence[Entry]) -> bool:

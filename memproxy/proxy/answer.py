@@ -22,11 +22,11 @@ from memproxy.errors import StoreError, UpstreamBrokenError, UpstreamError
 from memproxy.proxy.client import Client
 from memproxy.proxy.forward import CLOSE_DEADLINE_S
 from memproxy.proxy.relay import Relayed, relay
-from memproxy.proxy.splice import MAX_READ_BYTES, Joined, Round, joined_object
-from memproxy.proxy.strain import Strainer, strained_object
+from memproxy.proxy.splice import MAX_READ_BYTES, Round
 from memproxy.proxy.upstream import UpstreamResponse
 from memproxy.records import JsonObject, Outcome, ToolAnswer, ToolCall
-from memproxy.wire import chat_completions as chat
+from memproxy.wire.dialect import Dialect, IsOurs
+from memproxy.wire.joined import Joined
 
 log = logging.getLogger(__name__)
 
@@ -65,17 +65,17 @@ class Answering:
     """Assistant messages with calls and the results of these, as they were sent to the model server."""
     rounds: int = 0
     """Rounds before the one that the client got."""
-    last: JsonObject | None = None
-    """The model's own message of the round that the client got."""
+    last: tuple[JsonObject, ...] = ()
+    """The model's own messages of the round that the client got, as they may be sent again."""
+    answer_id: str = ""
+    """The provider's id of that round, where a next request may refer to it."""
     beside: list[JsonObject] = field(default_factory=list)
     """Results of calls in that message that the client did not get."""
 
     @property
     def instead(self) -> tuple[JsonObject, ...]:
         """What later requests send in place of the client's one message; empty when nothing was answered inside."""
-        if self.last is None or not (self.hidden or self.beside):
-            return ()
-        return (*self.hidden, chat.replayable(self.last), *self.beside)
+        return (*self.hidden, *self.last, *self.beside) if self.last and (self.hidden or self.beside) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,10 @@ class Answered:
 
     response: UpstreamResponse
     """Closed; its head is still of use."""
-    message: JsonObject
+    messages: tuple[JsonObject, ...]
+    """The model's own, as they may be sent again."""
+    answer_id: str
+    results: Sequence[JsonObject]
     answers: Sequence[ToolAnswer]
     held: Sequence[bytes]
     """What the client gets if the next round fails."""
@@ -93,7 +96,7 @@ class Answered:
     @property
     def hidden(self) -> list[JsonObject]:
         """The messages that this round adds to the request."""
-        return [chat.replayable(self.message), *(_result(answer) for answer in self.answers)]
+        return [*self.messages, *self.results]
 
 
 class AnswerLoop:
@@ -104,24 +107,29 @@ class AnswerLoop:
         client: Client,
         send: Callable[[bytes], Awaitable[UpstreamResponse]],
         *,
+        dialect: Dialect,
         sources: Sequence[Source],
         limits: Limits,
         headers: Callable[[Answering], Headers],
         into: Relayed,
         done: Answering,
-        is_ours: Callable[[str], bool] | None = None,
+        refers: bool = False,
+        is_ours: IsOurs | None = None,
     ) -> None:
         """`send` asks the model server; `headers` are memproxy's own for the response, made when it begins; `into` and
-        `done` tell how it went, whatever ends it. `is_ours` names the tools whose calls the client must never see."""
+        `done` tell how it went, whatever ends it. `refers`: a round refers to the answer before it in place of
+        saying it again. `is_ours` names the tools whose calls the client must never see."""
         self._client = client
         self._send = send
+        self._dialect = dialect
+        self._refers = refers
         self._sources = sources
         self._limits = limits
         self._headers = headers
         self._into = into
         self._began_s = time.monotonic()
         self._is_ours = is_ours
-        self._strainer = Strainer(is_ours) if is_ours is not None else None
+        self._strainer = dialect.straining(is_ours) if is_ours is not None else None
         self._before: Answered | None = None
         """The answered round that the client gets after all if the current one fails; None once that has begun."""
         self.done = done
@@ -133,7 +141,8 @@ class AnswerLoop:
             while answered is not None:
                 self._settle()
                 self._before = answered
-                body = _with_messages(body, answered.hidden)
+                after = answered.answer_id if self._refers else ""
+                body = self._dialect.with_round(body, answered.hidden, after=after)
                 answered = await self._next_round(body, answered.joined)
         if self._into.outcome is Outcome.COMPLETED:
             await self._client.end()
@@ -172,8 +181,7 @@ class AnswerLoop:
         raise UpstreamBrokenError(f"The model server answered with status {response.status} in another form.")
 
     async def _streamed(self, response: UpstreamResponse, joined: Joined) -> Answered | None:
-        may_answer = self._may_answer if self._may_go_on(joined) else _nothing
-        current = Round(joined, may_answer, reads_on=self._is_ours is not None)
+        current = self._new_round(joined)
         try:
             async for chunk in response.chunks():
                 await self._show(response, current, current.feed(chunk))
@@ -184,10 +192,10 @@ class AnswerLoop:
             raise
         if self._before is not None and not current.is_finished:
             raise UpstreamBrokenError("The model server's answer ended before it was complete.")
-        message, answers = current.message, await self._answers_to(current, joined)
-        if message is not None and current.is_answerable and len(answers) == len(current.calls):
-            return Answered(response, message, answers, current.held_back, current.after())
-        self.done.last = message
+        answers = await self._answers_to(current, joined)
+        if current.is_answerable and len(answers) == len(current.calls):
+            return self._answered(response, current, answers, current.held_back)
+        self.done.last, self.done.answer_id = self._replayable(current), current.id
         await self._show(response, current, current.release())
         await self._start(response)
         await self._answer_beside(current.calls, answers)
@@ -201,17 +209,31 @@ class AnswerLoop:
             if len(body) > MAX_READ_BYTES:
                 await self._pass_rest(response, bytes(body), chunks)
                 return None
-        current = Round(joined, self._may_answer if self._may_go_on(joined) else _nothing)
+        current = self._new_round(joined)
         current.read_whole(bytes(body))
-        message, answers = current.message, await self._answers_to(current, joined)
-        if message is not None and current.is_answerable and len(answers) == len(current.calls):
-            return Answered(response, message, answers, [joined_object(bytes(body), joined)], current.after())
-        self.done.last = message
+        shown = self._dialect.joined_object(bytes(body), joined)
+        answers = await self._answers_to(current, joined)
+        if current.is_answerable and len(answers) == len(current.calls):
+            return self._answered(response, current, answers, [shown])
+        self.done.last, self.done.answer_id = self._replayable(current), current.id
         self._settle()
         await self._answer_beside(current.calls, answers)
-        await self._emit(response, [joined_object(bytes(body), joined)])
+        await self._emit(response, [shown])
         self._into.outcome = Outcome.COMPLETED
         return None
+
+    def _new_round(self, joined: Joined) -> Round:
+        may_answer = self._may_answer if self._may_go_on(joined) else _nothing
+        return Round(self._dialect.reading(joined, may_answer), joined, reads_on=self._is_ours is not None)
+
+    def _replayable(self, current: Round) -> tuple[JsonObject, ...]:
+        return tuple(map(self._dialect.replayable, current.messages))
+
+    def _answered(
+        self, response: UpstreamResponse, current: Round, answers: Sequence[ToolAnswer], held: Sequence[bytes]
+    ) -> Answered:
+        results = self._dialect.results(answers)
+        return Answered(response, self._replayable(current), current.id, results, answers, held, current.after())
 
     async def _pass_rest(self, response: UpstreamResponse, body: bytes, chunks: AsyncIterator[bytes]) -> None:
         """An answer that is too large to be read."""
@@ -246,11 +268,13 @@ class AnswerLoop:
         known = {answer.call.id: answer for answer in answers}
         # Many a client leaves with the last byte: what the model asked for is done all the same.
         with anyio.CancelScope(shield=True):
+            beside: list[ToolAnswer] = []
             for call in filter(lambda call: is_ours(call.name), calls):
                 answer = known.get(call.id) or await self._answer(call)
                 if answer is not None:
                     self.done.answers.append(answer)
-                    self.done.beside.append(_result(answer))
+                    beside.append(answer)
+            self.done.beside += self._dialect.results(beside)
 
     async def _answer(self, call: ToolCall, *, until_s: float | None = None) -> ToolAnswer | None:
         source = next((source for source in self._sources if source.may_answer(call.name)), None)
@@ -289,7 +313,7 @@ class AnswerLoop:
         before, self._before = self._before, None
         if before is not None and self._can_fall_back(before):
             log.warning("an inner round failed, the one before goes to the client: %s", error)
-            self.done.last = before.message
+            self.done.last, self.done.answer_id = before.messages, before.answer_id
             await self._answer_beside([answer.call for answer in before.answers], before.answers)
             await self._emit(before.response, before.held)
             self._into.outcome = Outcome.COMPLETED
@@ -314,7 +338,7 @@ class AnswerLoop:
             if _is_stream(response):
                 pieces = [strained for piece in pieces for strained in self._strainer.feed(piece)]
             else:
-                pieces = [strained_object(piece, self._is_ours) for piece in pieces]
+                pieces = [self._dialect.strained_object(piece, self._is_ours) for piece in pieces]
         if pieces:
             await self._start(response)
             data = b"".join(pieces)
@@ -337,16 +361,5 @@ def _nothing(_: str) -> bool:
     return False
 
 
-def _result(answer: ToolAnswer) -> JsonObject:
-    return {"role": "tool", "tool_call_id": answer.call.id, "content": answer.content}
-
-
 def _is_stream(response: UpstreamResponse) -> bool:
     return response.header(b"content-type").lower().startswith("text/event-stream")
-
-
-def _with_messages(body: bytes, messages: Sequence[JsonObject]) -> bytes:
-    request = chat.read_request(body)
-    assert request is not None, "sources are made for requests that could be read"
-    added = [chat.encode_message(message) for message in messages]
-    return chat.with_messages(request, [*chat.raw_messages(request), *added])

@@ -13,12 +13,11 @@ from memproxy.proxy.budget import Weight, choose_cut, divide
 from memproxy.proxy.compose import Cut, Placement, compose, memory_block
 from memproxy.proxy.conversation import stored_entries
 from memproxy.proxy.offered_tools import OFFERED_TOKENS, with_memory_tools
-from memproxy.proxy.recall import Recall, query_of
+from memproxy.proxy.recall import TAIL, Recall, query_of
 from memproxy.proxy.stages import Outbound, Policy, Remembered
 from memproxy.records import JsonObject, Pin, ScoredMemory, StoredMessage
 from memproxy.tokens import Windows, estimate_tokens
-from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.dialect import Dialect, Request
 
 CAUTIOUS_BYTES_PER_TOKEN = 2
 """A body of fewer bytes than this per token of the budget is taken to fit, and no message is counted. Tool results as
@@ -39,12 +38,12 @@ class Assembler:
         self._windows = windows
         self._policy = policy
 
-    def may_exceed(self, request: ChatRequest, *, offers_tools: bool) -> bool:
+    def may_exceed(self, request: Request, *, offers_tools: bool) -> bool:
         """Whether the conversation might not fit, so that its messages have to be counted."""
         return len(request.body) > CAUTIOUS_BYTES_PER_TOKEN * self._available(request, offers_tools=offers_tools)
 
-    def _available(self, request: ChatRequest, *, offers_tools: bool) -> int:
-        tools = request.fields.get("tools")
+    def _available(self, request: Request, *, offers_tools: bool) -> int:
+        tools = request.tools
         tools_tokens = len(msgspec.json.encode(tools)) // CAUTIOUS_BYTES_PER_TOKEN if tools else 0
         tools_tokens += OFFERED_TOKENS if offers_tools else 0
         window = self._windows.window_of(request.model)
@@ -62,15 +61,16 @@ class Assembler:
             known.request,
             known.alignment,
             history=history,
-            history_from=known.alignment.head - len(history),
+            history_from=known.alignment.restored - len(history),
             instructions=instructions,
             pins=known.session.pins if known.session else {},
             placement=placement,
             cut=cut,
         )
         if known.offers_tools:
-            body = with_memory_tools(body)
-        return Outbound(body, known, history, placement, cut, found, tuple(degraded))
+            body = with_memory_tools(known.request.dialect, body)
+        before = await self._before(known, degraded) if known.alignment.lies_elsewhere else history
+        return Outbound(body, known, history, before, placement, cut, found, tuple(degraded))
 
     async def _new_block(
         self, known: Remembered, degraded: list[str]
@@ -83,9 +83,11 @@ class Assembler:
         pins = session.pins if session else {}
         if position in pins and known.alignment.known[newest]:
             return None, ()
-        own = known.request.instructions
+        if known.alignment.branches:
+            pins = {at: pin for at, pin in pins.items() if at < known.alignment.keep}
+        dialect = known.request.dialect
         seen = frozenset(memory for pin in pins.values() for memory in pin.memories)
-        said = [chat.message_text(m) for m in known.request.messages[own:] if m.get("role") == "user"]
+        said = [dialect.text_of(each) for each in known.request.conversation if dialect.role_of(each) == "user"]
         found = await self._recall.memories(
             known.scope,
             query_of([composing.without_blocks(text) for text in said]),
@@ -101,11 +103,13 @@ class Assembler:
             max_tokens=self._memory_tokens(known),
             seen=seen,
         )
-        return (Placement(own + newest, pin) if pin else None), found.value
+        return (Placement(known.request.lead + newest, pin) if pin else None), found.value
 
     async def _fit(self, known: Remembered, degraded: list[str]) -> tuple[Cut, Sequence[StoredMessage]]:
         """Where the conversation is cut so that it fits, and the stored messages that are sent along."""
-        session, head = known.session, known.alignment.head
+        session, head = known.session, known.alignment.restored
+        if known.alignment.lies_elsewhere:
+            return Cut(), ()
         now = Cut()
         if session is not None and session.cut <= known.alignment.keep:
             now = Cut(session.cut, session.cut_note)
@@ -114,28 +118,33 @@ class Assembler:
         history = await self._history(known, min(cut.position, head), degraded)
         if cut is not now:
             dropped = await self._dropped(known, cut.position, degraded)
-            newest = chat.message_text(known.request.messages[-1])
+            dialect = known.request.dialect
+            newest = dialect.text_of(known.request.messages[-1])
             room = NOTE_SHARE * self._available(known.request, offers_tools=known.offers_tools) // 100
-            note = composing.cut_note(dropped, newest, summary=session.summary if session else "", max_tokens=room)
+            summary = session.summary if session else ""
+            note = composing.cut_note(dialect, dropped, newest, summary=summary, max_tokens=room)
             cut = replace(cut, note=note)
         return cut, history
 
     def _cut_position(self, known: Remembered, now: int) -> int:
-        session, own = known.session, known.request.instructions
+        session, dialect = known.session, known.request.dialect
         index = stored_entries(session.index) if session else ()
         head, pins = index[: known.alignment.head], session.pins if session else {}
         available = self._available(known.request, offers_tools=known.offers_tools)
         size = len(known.request.body) // CAUTIOUS_BYTES_PER_TOKEN + sum(entry.tokens for entry in head)
-        size += sum(_pinned(pins, position) for position in pins)
+        size += sum(_pinned(dialect, pins, position) for position in pins)
         if size <= available and not now:
             return now
-        weights = [Weight(at, entry.tokens + _pinned(pins, at), entry.is_user) for at, entry in enumerate(head)]
+        weights = [
+            Weight(at, entry.tokens + _pinned(dialect, pins, at), entry.is_user) for at, entry in enumerate(head)
+        ]
         for at, position in enumerate(known.alignment.positions):
-            message = known.request.messages[own + at]
+            message = known.request.conversation[at]
             counted = index[position].tokens if position is not None and position < len(index) else 0
-            tokens = counted or estimate_tokens(chat.countable_text(message))
-            weights.append(Weight(position, tokens + _pinned(pins, position), message.get("role") == "user"))
-        fixed = sum(estimate_tokens(chat.countable_text(message)) for message in known.request.messages[:own])
+            tokens = counted or estimate_tokens(dialect.countable_text(message))
+            tokens += _pinned(dialect, pins, position)
+            weights.append(Weight(position, tokens, dialect.role_of(message) == "user"))
+        fixed = sum(estimate_tokens(dialect.countable_text(message)) for message in known.request.instructions)
         fixed += self._memory_tokens(known) + NOTE_SHARE * available // 100
         return choose_cut(weights, cut=now, fixed=fixed, available=available, keep_share=self._policy.keep_share)
 
@@ -146,7 +155,7 @@ class Assembler:
 
     async def _history(self, known: Remembered, first: int, degraded: list[str]) -> Sequence[StoredMessage]:
         """The stored messages first..head, from what was read along or, if that is too short, by another look-up."""
-        session, head = known.session, known.alignment.head
+        session, head = known.session, known.alignment.restored
         if session is None or head <= first:
             return ()
         tail_from = session.length - len(session.tail)
@@ -158,11 +167,21 @@ class Assembler:
             return ()
         return found.value
 
+    async def _before(self, known: Remembered, degraded: list[str]) -> Sequence[StoredMessage]:
+        """The newest messages that the provider has, where results come without their calls."""
+        session, head = known.session, known.alignment.head
+        role_of = known.request.dialect.role_of
+        if session is None or not head or all(role_of(message) != "tool" for message in known.request.conversation):
+            return ()
+        found = await self._recall.messages(session.key, max(0, head - TAIL), head - 1)
+        if found.degraded:
+            degraded.append("history")
+        return found.value
+
     async def _dropped(self, known: Remembered, position: int, degraded: list[str]) -> Sequence[JsonObject]:
-        own = known.request.instructions
         stored = await self._history(known, 0, degraded) if known.alignment.head else ()
         sent = [
-            known.request.messages[own + at]
+            known.request.conversation[at]
             for at, place in enumerate(known.alignment.positions)
             if place is not None and place < position
         ]
@@ -171,7 +190,7 @@ class Assembler:
     async def _instructions(self, known: Remembered, degraded: list[str]) -> Sequence[JsonObject]:
         """The session's instructions, for a client that sends only its newest message and none of them."""
         session = known.session
-        if session is None or not session.instructions or known.request.instructions or not known.alignment.head:
+        if session is None or not session.instructions or known.request.instructions or not known.alignment.restored:
             return ()
         found = await self._recall.instructions(session.key)
         if found.degraded:
@@ -179,10 +198,10 @@ class Assembler:
         return msgspec.json.decode(found.value, type=list[JsonObject]) if found.value else ()
 
 
-def _pinned(pins: Mapping[int, Pin], position: int | None) -> int:
+def _pinned(dialect: Dialect, pins: Mapping[int, Pin], position: int | None) -> int:
     if position is None or position not in pins:
         return 0
-    hidden = sum(estimate_tokens(chat.countable_text(message)) for message in pins[position].instead)
+    hidden = sum(estimate_tokens(dialect.countable_text(message)) for message in pins[position].instead)
     return _block_tokens(pins[position].block) + hidden
 
 

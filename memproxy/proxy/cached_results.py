@@ -15,11 +15,10 @@ from memproxy.errors import StoreError
 from memproxy.memory.tool_cache import Distrust, Lookup, lessons
 from memproxy.memory.tool_policy import ToolPolicy
 from memproxy.proxy.stages import Outbound, Remembered
-from memproxy.records import JsonObject, SessionKey, ToolAnswer, ToolCacheMode, ToolCall
+from memproxy.records import JsonObject, Pin, SessionKey, ToolAnswer, ToolCacheMode, ToolCall
 from memproxy.storage.tool_counts import ToolCounts
 from memproxy.storage.tool_results import Clear, Lessons, ToolResultStore
 from memproxy.telemetry import Metrics
-from memproxy.wire.chat_completions import ChatRequest
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +88,14 @@ class ToolCache:
     async def for_request(self, known: Remembered, outbound: Outbound) -> CachedResults | None:
         """What can answer this request's calls; None when nothing can, or the store is away."""
         request = known.request
-        tools = request.fields.get("tools")
-        if not isinstance(tools, list) or not tools or "session" in known.degraded:
+        tools = request.tools
+        if not tools or "session" in known.degraded:
             return None
-        sent = request.messages[request.instructions :]
-        conversation = [*(stored.message for stored in outbound.history), *sent]
-        new_from = 0 if known.alignment.branches else len(outbound.history) + _first_new(known, sent)
+        sent = request.conversation
+        new_from = 0 if known.alignment.branches else len(outbound.before) + _first_new(known, sent)
+        read = request.dialect.as_chat([*(stored.message for stored in outbound.before), *sent])
+        conversation = [message for _, message in read]
+        new_from = sum(at < new_from for at, _ in read)
         learned = lessons(conversation, new_from=new_from, tools=tools, policy=self._policy, at=self._clock.now())
         if not known.mode.writes:
             learned = learned.forgetting
@@ -139,7 +140,7 @@ class ToolCache:
 def _first_new(known: Remembered, sent: Sequence[JsonObject]) -> int:
     """Where what was not learned from begins: at the newest answer that was known, whose calls had no results yet."""
     unknown = known.alignment.known.index(False) if False in known.alignment.known else len(sent)
-    answers = [at for at in range(unknown) if sent[at].get("role") == "assistant"]
+    answers = [at for at in range(unknown) if known.request.dialect.role_of(sent[at]) == "assistant"]
     return answers[-1] if answers else 0
 
 
@@ -150,16 +151,11 @@ def _told_in_turn(known: Remembered) -> list[JsonObject]:
     newest = known.conversation.newest_user
     spoken = known.alignment.positions[newest] if newest is not None else None
     pins = sorted(known.session.pins.items())
-    return [message for at, pin in pins if spoken is None or at > spoken for message in pin.instead[:-1]]
+    return [message for at, pin in pins if spoken is None or at > spoken for message in _hidden(known, pin)]
 
 
-def is_ordinary(request: ChatRequest) -> bool:
-    """Whether rounds inside can be joined into the answer that this request asks for; the unusual passes through."""
-    fields = request.fields
-    return (
-        fields.get("n") in (None, 1)
-        and fields.get("tool_choice") in (None, "auto")
-        and not fields.get("functions")
-        and not fields.get("audio")
-        and not fields.get("logprobs")
-    )
+def _hidden(known: Remembered, pin: Pin) -> list[JsonObject]:
+    """What stands before the answer that the client got."""
+    read = [message for _, message in known.request.dialect.as_chat(pin.instead)]
+    answers = [at for at, message in enumerate(read) if message.get("role") == "assistant"]
+    return read[: answers[-1]] if answers else []

@@ -6,7 +6,7 @@ import anyio
 
 from memproxy.proxy.client import Client
 from memproxy.proxy.relay import Relayed, relay
-from memproxy.proxy.upstream import Upstream
+from memproxy.proxy.upstream import Sender
 from memproxy.records import Outcome
 
 CLOSE_DEADLINE_S = 1.0
@@ -15,9 +15,10 @@ CLOSE_DEADLINE_S = 1.0
 
 async def forward(
     client: Client,
-    upstream: Upstream,
+    upstream: Sender,
     *,
     path: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
     body: bytes | AsyncIterator[bytes],
     readable: bool,
     extra_headers: Sequence[tuple[bytes, bytes]],
@@ -33,7 +34,7 @@ async def forward(
     """
     async with client.while_present():
         response = await upstream.send(
-            client.method, path, query=client.query, headers=client.raw_headers, body=body, readable=readable
+            client.method, path, query=client.query, headers=headers, body=body, readable=readable
         )
         try:
             into.status = response.status

@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-import msgspec
-
 from memproxy.proxy.memory_tool_forms import ARGUMENTS, definitions
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.records import Scope, SessionKey, ToolAnswer, ToolCall
-from memproxy.wire import chat_completions as chat
+from memproxy.wire.dialect import Dialect
 
 OFFERED_TOKENS = 1_100
 """What the definitions take of the window."""
@@ -35,6 +33,6 @@ def is_memory_tool(name: str) -> bool:
     return name in ARGUMENTS
 
 
-def with_memory_tools(body: bytes) -> bytes:
+def with_memory_tools(dialect: Dialect, body: bytes) -> bytes:
     """The request with the memory tools behind the agent's own, always the same and in the same order."""
-    return chat.with_tools(body, [msgspec.json.encode(definition) for definition in definitions()])
+    return dialect.with_tools(body, definitions())

@@ -6,8 +6,7 @@ Fail open: whatever memory can't do in time is left out and named in the receipt
 import logging
 import time
 import uuid
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -16,28 +15,29 @@ from memproxy.errors import RequestError, UpstreamError
 from memproxy.identity import Claims, SplitPath, Tenants, credential_of, read_claims, scope_of
 from memproxy.proxy.answer import Answering, AnswerLoop, Limits, Source
 from memproxy.proxy.assemble import Assembler
-from memproxy.proxy.cached_results import CachedResults, ToolCache, is_ordinary
+from memproxy.proxy.cached_results import CachedResults, ToolCache
 from memproxy.proxy.client import Client
+from memproxy.proxy.continuations import Continuations, known_id_of
 from memproxy.proxy.controls import chosen
-from memproxy.proxy.conversation import Conversation, extend, read_conversation
+from memproxy.proxy.conversation import read_conversation
 from memproxy.proxy.forward import forward
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.offered_tools import OfferedTools, is_memory_tool
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
-from memproxy.proxy.record import Recorder
+from memproxy.proxy.record import Recorder, marks_after, marks_of, marks_of_references
 from memproxy.proxy.relay import Relayed
-from memproxy.proxy.stages import Inbound, Outbound, Policy, Remembered
-from memproxy.proxy.turns import Exchange, align_with, is_other_agent, session_key
-from memproxy.proxy.upstream import Upstream, UpstreamResponse
+from memproxy.proxy.stages import Inbound, Outbound, Packed, Policy, Remembered
+from memproxy.proxy.turns import align_with, exchange_of, is_other_agent, session_key
+from memproxy.proxy.unpack import unpacked
+from memproxy.proxy.upstream import Sender, Upstream, UpstreamResponse
 from memproxy.proxy.utility import is_utility
-from memproxy.records import JsonObject, MemoryMode, Outcome, Scope, SessionKey, ToolCacheMode, ToolsMode
-from memproxy.storage import schema
+from memproxy.records import JsonObject, MemoryMode, Outcome, ToolCacheMode, ToolsMode
+from memproxy.storage.continuations import Continuation
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
-from memproxy.wire import chat_answers
-from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_answers import Answer, calls_of
+from memproxy.wire.chat_answers import calls_of
+from memproxy.wire.dialect import NO_ANSWER, Answer, Dialect
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class Pipeline:
         receipts: Receipts,
         assembler: Assembler,
         tool_cache: ToolCache,
+        continuations: Continuations,
         memory_tools: MemoryTools,
         tasks: Tasks,
         policy: Policy,
@@ -87,6 +88,7 @@ class Pipeline:
         self._receipts = receipts
         self._assembler = assembler
         self._tool_cache = tool_cache
+        self._continuations = continuations
         self._memory_tools = memory_tools
         self._tasks = tasks
         self._policy = policy
@@ -94,24 +96,53 @@ class Pipeline:
         self._clock = clock
         self._metrics = metrics
 
-    async def run(self, client: Client, path: SplitPath) -> None:
-        """Serve one request from its first byte to its recording. Raises `RequestError` before anything was sent."""
-        inbound = await self.receive(client, path)
-        outbound = await self.prepare(inbound)
-        await self.exchange(client, inbound, outbound)
+    async def run(self, client: Client, path: SplitPath, dialect: Dialect, *, upstream: Sender | None = None) -> None:
+        """Serve one request from its first byte to its recording. Raises `RequestError` before anything was sent.
 
-    async def receive(self, client: Client, path: SplitPath) -> Inbound:
+        `upstream` is whom to ask in place of the model server over HTTP.
+        """
+        inbound = await self.follow(await self.receive(client, path, dialect))
+        outbound = await self.prepare(inbound)
+        await self.exchange(client, inbound, outbound, upstream=upstream)
+
+    async def receive(self, client: Client, path: SplitPath, dialect: Dialect) -> Inbound:
         """Read the body and the credential."""
-        body = await client.body(max_bytes=self._policy.max_body_bytes)
+        came = await client.body(max_bytes=self._policy.max_body_bytes)
+        encoding = client.headers.get("content-encoding", "")
+        body = unpacked(came, encoding, max_bytes=self._policy.max_body_bytes) if encoding else came
         return Inbound(
             id=f"mpr-{uuid.uuid4().hex}",
             at=self._clock.now(),
             began_s=time.monotonic(),
             body=body,
+            packed=Packed(came, body),
             path=path,
+            dialect=dialect,
+            request=dialect.read(body),
             headers=client.headers,
             tenant=self._tenants.tenant_of(credential_of(client.headers)),
         )
+
+    async def follow(self, inbound: Inbound) -> Inbound:
+        """The request with what stands for the answer that it goes on from, whether it gets memory or not."""
+        request = inbound.request
+        if request is None or not request.is_chained or inbound.tenant is None:
+            return inbound
+        scope = scope_of(inbound.tenant, self._claims(inbound))
+        body = await self._continuations.applied(scope, request)
+        return inbound if body is request.body else replace(inbound, body=body, request=inbound.dialect.read(body))
+
+    async def path_of(self, client: Client, path: SplitPath) -> bytes:
+        """The path of a request without memory, as the provider understands it."""
+        tenant = self._tenants.tenant_of(credential_of(client.headers))
+        if tenant is None or not path.rest.startswith(b"/responses/"):
+            return path.rest
+        claims = read_claims(client.headers, path.claims, {}, default_user=self._policy.default_user)
+        return await self._continuations.path(scope_of(tenant, claims), path.rest)
+
+    def _claims(self, inbound: Inbound) -> Claims:
+        fields = inbound.request.fields if inbound.request else {}
+        return read_claims(inbound.headers, inbound.path.claims, fields, default_user=self._policy.default_user)
 
     async def prepare(self, inbound: Inbound) -> Outbound:
         """Everything before forwarding: identify, align, recall, compose.
@@ -134,30 +165,28 @@ class Pipeline:
         """Identify the caller and find the conversation; or why this request has no memory."""
         mode = chosen(inbound.headers, "memory", self._policy.memory)
         tool_cache = chosen(inbound.headers, "tool-cache", self._policy.tool_cache)
-        request = chat.read_request(inbound.body)
-        claims = read_claims(
-            inbound.headers,
-            inbound.path.claims,
-            request.fields if request else {},
-            default_user=self._policy.default_user,
-        )
+        request, claims = inbound.request, self._claims(inbound)
         if mode is MemoryMode.OFF:
             return "switched off"
         if request is None:
-            return "the body is not a chat completion request"
+            return "the body is no request that can be read"
         if inbound.tenant is None:
             return "no credential"
         if is_utility(request):
             return "a utility call"
-        conversation = read_conversation(request)
-        if not conversation.entries:
+        if request.lead == len(request.messages):
             return "no messages besides instructions"
         scope = scope_of(inbound.tenant, claims)
+        await self._recorder.settled(marks_of_references(scope, claims, request), deadline_s=SETTLE_DEADLINE_S)
+        request = await self._recall.resolved(scope, claims.session, request)
+        conversation = read_conversation(request)
         await self._recorder.settled(marks_of(scope, claims, conversation), deadline_s=SETTLE_DEADLINE_S)
         tools = chosen(inbound.headers, "tools", self._policy.tools)
-        offers_tools = tools is ToolsMode.ON and mode.reads and scope.user is not None and is_ordinary(request)
-        may_exceed = self._assembler.may_exceed(request, offers_tools=offers_tools)
-        found = await self._recall.session(scope, claims.session, conversation, want_index=may_exceed)
+        may_use = mode.reads and scope.user is not None and request.dialect.is_ordinary(request)
+        offers_tools = tools is ToolsMode.ON and may_use
+        wants_index = request.dialect.has_silent_messages
+        wants_index |= self._assembler.may_exceed(request, offers_tools=offers_tools)
+        found = await self._recall.session(scope, claims.session, conversation, want_index=wants_index)
         is_retry = inbound.headers.get("x-stainless-retry-count", "0") != "0"
         is_other = is_other_agent(found.value, request)
         alignment = align_with(found.value, conversation, is_retry=is_retry, is_other=is_other)
@@ -176,7 +205,9 @@ class Pipeline:
             degraded=("session",) if found.degraded else (),
         )
 
-    async def exchange(self, client: Client, inbound: Inbound, outbound: Outbound) -> None:
+    async def exchange(
+        self, client: Client, inbound: Inbound, outbound: Outbound, *, upstream: Sender | None = None
+    ) -> None:
         """Send the request on, relay the answer, and record the exchange however it ended."""
         receipt = receipt_of(inbound, outbound)
         if inbound.tenant is not None:
@@ -186,13 +217,15 @@ class Pipeline:
         relayed, inside = Relayed(), Answering()
         try:
             if sources.answering:
-                await self._answer(client, inbound, outbound, relayed, sources=sources, inside=inside)
+                await self._answer(
+                    client, inbound, outbound, relayed, sources=sources, inside=inside, upstream=upstream
+                )
             else:
-                await self._forward(client, inbound, outbound, relayed)
+                await self._forward(client, inbound, outbound, relayed, upstream=upstream)
         except UpstreamError as error:
             self._count(outbound, error.status)
             headers = receipt_headers(inbound, outbound, inside)
-            await client.refuse(error, headers, msgspec.json.encode(error.openai_body()))
+            await client.refuse(error, headers, msgspec.json.encode(inbound.dialect.error_body(error)))
             return
         self._count(outbound, relayed.status or 499)
         answer = self.record(inbound, outbound, relayed, inside, receipt=receipt)
@@ -211,16 +244,24 @@ class Pipeline:
         except Exception:  # a tool call that is not answered here is answered by the agent, as without memproxy
             log.exception("request %s goes on without cached tool results", inbound.id)
             return Sources(offered)
-        answers = known.tool_cache is ToolCacheMode.ANSWER and known.mode.reads and is_ordinary(known.request)
+        answers = (
+            known.tool_cache is ToolCacheMode.ANSWER
+            and known.mode.reads
+            and known.request.dialect.is_ordinary(known.request)
+        )
         is_passed_by = "no-cache" in inbound.headers.get("cache-control", "").lower()
         return Sources(offered, cached, cache_answers=answers and not is_passed_by)
 
-    async def _forward(self, client: Client, inbound: Inbound, outbound: Outbound, relayed: Relayed) -> None:
+    async def _forward(
+        self, client: Client, inbound: Inbound, outbound: Outbound, relayed: Relayed, *, upstream: Sender | None
+    ) -> None:
+        body, headers = inbound.packed.sent(outbound.body, client.raw_headers)
         await forward(
             client,
-            self._upstream,
+            upstream or self._upstream,
             path=inbound.path.rest,
-            body=outbound.body,
+            headers=headers,
+            body=body,
             readable=True,
             extra_headers=receipt_headers(inbound, outbound, Answering()),
             into=relayed,
@@ -235,20 +276,24 @@ class Pipeline:
         *,
         sources: Sources,
         inside: Answering,
+        upstream: Sender | None,
     ) -> None:
         async def send(body: bytes) -> UpstreamResponse:
-            return await self._upstream.send(
+            data, headers = inbound.packed.sent(body, client.raw_headers)
+            return await (upstream or self._upstream).send(
                 client.method,
                 inbound.path.rest,
                 query=client.query,
-                headers=client.raw_headers,
-                body=body,
+                headers=headers,
+                body=data,
                 readable=True,
             )
 
         loop = AnswerLoop(
             client,
             send,
+            dialect=inbound.dialect,
+            refers=upstream is not None,
             sources=sources.answering,
             limits=Limits(rounds=self._policy.answer_rounds, seconds=self._policy.answer_s),
             headers=lambda done: receipt_headers(inbound, outbound, done),
@@ -270,9 +315,9 @@ class Pipeline:
         self, inbound: Inbound, outbound: Outbound, relayed: Relayed, inside: Answering, *, receipt: JsonObject
     ) -> Answer:
         """Read the answer, and hand the exchange to the recorder if it is to be remembered."""
-        known, answer = outbound.remembered, chat_answers.NO_ANSWER
+        known, answer = outbound.remembered, NO_ANSWER
         if relayed.status is not None and relayed.is_observed:
-            answer = chat_answers.read_answer(
+            answer = inbound.dialect.read_answer(
                 relayed.chunks, content_type=relayed.content_type, content_encoding=relayed.content_encoding
             )
         outcome = relayed.outcome
@@ -287,6 +332,7 @@ class Pipeline:
         }
         receipt |= answered_receipt(inside)
         self._metrics.tool_rounds_saved.inc(inside.rounds)
+        self._keep_continuation(known, answer, inside)
         if relayed.error:
             receipt["error"] = relayed.error
         if known is None or not known.mode.writes or (relayed.status or 200) >= 300:
@@ -304,65 +350,23 @@ class Pipeline:
         self._recorder.submit(exchange, marks=marks_after(known, answer))
         return answer
 
+    def _keep_continuation(self, known: Remembered | None, answer: Answer, inside: Answering) -> None:
+        """What a next request has to say where it refers to this answer, if that is more than its id."""
+        if known is None or not inside.answer_id:
+            return
+        pending = tuple(inside.beside)
+        if answer.id and (pending or answer.id != inside.answer_id):
+            self._continuations.put(known.scope, answer.id, Continuation(inside.answer_id, pending))
+        if known.request.is_chained and not known.request.continues:
+            self._continuations.put(known.scope, known_id_of(known.request), Continuation("", pending))
+
     def _count_calls(self, outbound: Outbound, sources: Sources, answer: Answer, inside: Answering) -> None:
         """Count what became of tool calls, in the background."""
         known = outbound.remembered
         if known is None or sources.cached is None:
             return
-        prompt = (answer.usage or {}).get("prompt_tokens")
-        saved = prompt * inside.rounds // (inside.rounds + 1) if isinstance(prompt, int) else 0
-        calls = calls_of(answer.message) if answer.message else ()
+        saved = (answer.prompt_tokens or 0) * inside.rounds // (inside.rounds + 1)
+        read = known.request.dialect.as_chat(answer.messages)
+        calls = [call for _, message in read for call in calls_of(message)]
         counting = self._tool_cache.finish(sources.cached, calls, mode=known.tool_cache, tokens_saved=saved)
         self._tasks.start(counting, name="count tool calls")
-
-
-def exchange_of(
-    inbound: Inbound,
-    outbound: Outbound,
-    known: Remembered,
-    *,
-    answer: Answer,
-    outcome: Outcome,
-    answered_at: datetime,
-    receipt: JsonObject,
-    instead: tuple[JsonObject, ...],
-) -> Exchange:
-    """What recording needs of a request and its answer."""
-    return Exchange(
-        request_id=inbound.id,
-        key=known.key,
-        is_named=known.claims.session is not None,
-        request=known.request,
-        conversation=known.conversation,
-        session=known.session,
-        alignment=known.alignment,
-        history=outbound.history,
-        placement=outbound.placement,
-        cut=outbound.cut,
-        answer=answer,
-        outcome=outcome,
-        learns=known.scope.user is not None,
-        at=inbound.at,
-        answered_at=answered_at,
-        is_retry=known.is_retry,
-        is_blind="session" in known.degraded,
-        receipt=receipt,
-        instead=instead,
-    )
-
-
-def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[str]:
-    """What to wait for before this conversation is read: recordings that it may continue."""
-    if claims.session is not None:
-        return [schema.session_key("s", SessionKey(scope, claims.session))]
-    return [schema.chain_key(scope, None, prefix.chain) for prefix in conversation.prefixes[:1]]
-
-
-def marks_after(known: Remembered, answer: Answer) -> list[str]:
-    """What a next request of this conversation will wait for."""
-    if known.claims.session is not None:
-        return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
-    if answer.message is None:
-        return []
-    chain = extend(known.conversation.chain, chat.digest(answer.message))
-    return [schema.chain_key(known.scope, None, chain.hex())]

@@ -7,20 +7,23 @@ it may take longer than the search, which only adds to it. Nothing here raises: 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from memproxy.errors import StoreError, StoreUnavailableError
 from memproxy.memory.long_term import LongTermMemory
-from memproxy.proxy.conversation import Conversation
+from memproxy.proxy.conversation import Conversation, answer_chain
 from memproxy.records import Scope, ScoredMemory, SessionKey, StoredMessage
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.memory_filter import Filter, TagField, none_of
 from memproxy.storage.working import LoadedSession, SessionStore
+from memproxy.wire.dialect import Request
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+NOTHING: tuple[StoredMessage, ...] = ()
 
 TAIL = 100
 """Stored messages read along with a session whose history may have to be restored."""
@@ -66,7 +69,7 @@ class Recall:
         self, scope: Scope, named: str | None, conversation: Conversation, *, want_index: bool
     ) -> Found[LoadedSession | None]:
         """The session of this conversation, if there is one."""
-        chains = [prefix.chain for prefix in conversation.prefixes]
+        chains = conversation.chains
         if named is None and not chains:
             return Found(None)
         return await self._ask(
@@ -74,6 +77,23 @@ class Recall:
             deadline_s=self._session_deadline_s,
             otherwise=None,
         )
+
+    async def resolved(self, scope: Scope, named: str | None, request: Request) -> Request:
+        """The request with stored messages in place of references to them; its bytes keep the references."""
+        references = [request.dialect.reference_of(message) for message in request.messages]
+        newest = next((reference for reference in reversed(references) if reference), "")
+        if not newest:
+            return request
+
+        async def look_up() -> tuple[StoredMessage, ...]:
+            chains = [answer_chain(newest)]
+            session = await self._sessions.load(scope, named, chains=chains, want_index=False, tail=0)
+            return await self._sessions.messages(session.key, 0, -1) if session else ()
+
+        found = await self._ask(look_up, deadline_s=self._session_deadline_s, otherwise=NOTHING)
+        known = {str(stored.message.get("id")): stored.message for stored in found.value}
+        pairs = zip(references, request.messages, strict=True)
+        return replace(request, messages=tuple(known.get(reference, message) for reference, message in pairs))
 
     async def messages(self, key: SessionKey, first: int, last: int) -> Found[tuple[StoredMessage, ...]]:
         """Stored messages first..last of a session."""

@@ -15,16 +15,20 @@ import msgspec
 
 from memproxy.clock import Clock
 from memproxy.errors import StoreError, StoreReadOnlyError, StoreUnavailableError
+from memproxy.identity import Claims
 from memproxy.proxy.align import Alignment
+from memproxy.proxy.conversation import Conversation, answer_chain, chain_after
+from memproxy.proxy.stages import Remembered
 from memproxy.proxy.turns import Exchange, align_again, appended, instructions_digest, plan_turn, stored
-from memproxy.records import JsonObject, Outcome, SessionKey, StoredMessage
+from memproxy.records import JsonObject, Outcome, Scope, SessionKey, StoredMessage
+from memproxy.storage import schema
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.pressure import Pressure
-from memproxy.storage.working import LoadedSession, SessionStore
+from memproxy.storage.working import LoadedSession, NewTurn, SessionStore
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.tokens import COUNTED_CHARS, EXACT_LIMIT, MESSAGE_OVERHEAD, count_tokens, estimate_tokens
-from memproxy.wire import chat_completions as chat
+from memproxy.wire.dialect import Answer, Dialect, Request
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +163,7 @@ class Recorder:
                 break
             if await self._in_time(self._sessions.record(turn)):
                 await self._keep_instructions(exchange, session, key)
+                await self._keep_answer_id(exchange, turn)
                 self._metrics.turns_recorded.labels(exchange.outcome.value).inc()
                 if exchange.learns and pressure in LEFT_OUT:
                     self._metrics.turns_thinned.labels(LEFT_OUT[pressure]).inc()
@@ -179,33 +184,41 @@ class Recorder:
 
     async def _load_again(self, exchange: Exchange) -> LoadedSession | None:
         named = exchange.key.session if exchange.is_named else None
-        chains = [prefix.chain for prefix in exchange.conversation.prefixes]
+        chains = exchange.conversation.chains
         return await self._sessions.load(exchange.key.scope, named, chains=chains, want_index=True, tail=0)
 
-    async def _stored_answer(self, exchange: Exchange) -> StoredMessage | None:
-        message = exchange.answer.message
+    async def _stored_answer(self, exchange: Exchange) -> Sequence[StoredMessage]:
+        dialect, messages = exchange.request.dialect, list(exchange.answer.messages)
         is_partial = exchange.outcome is not Outcome.COMPLETED or exchange.answer.error
-        if message is not None and is_partial:
-            message = chat.without_calls(message)
-        if message is None or (is_partial and not chat.message_text(message).strip()):
-            return None
-        (tokens,) = await counted([message])
-        return stored(message, exchange=exchange, at=exchange.answered_at, tokens=tokens, is_partial=is_partial)
+        if is_partial:
+            worth = [whole for message in messages if (whole := dialect.without_calls(message)) is not None]
+            messages = worth if any(dialect.text_of(message).strip() for message in worth) else []
+        counts = await counted(dialect, messages)
+        return [
+            stored(message, exchange=exchange, at=exchange.answered_at, tokens=tokens, is_partial=is_partial)
+            for message, tokens in zip(messages, counts, strict=True)
+        ]
 
     async def _token_counts(self, exchange: Exchange, alignment: Alignment) -> Sequence[int]:
-        return await counted([message for _, message in appended(exchange, alignment)])
+        return await counted(exchange.request.dialect, [message for _, message in appended(exchange, alignment)])
 
     async def _keep_instructions(self, exchange: Exchange, session: LoadedSession | None, key: SessionKey) -> None:
-        count = exchange.request.instructions
+        instructions = exchange.request.instructions
         kept = session.instructions if session is not None and session.key == key else ""
-        if count and kept != instructions_digest(exchange.request):
-            raw = msgspec.json.encode(exchange.request.messages[:count])
+        if instructions and kept != instructions_digest(exchange.request):
+            raw = msgspec.json.encode(instructions)
             await self._in_time(self._sessions.keep_instructions(key, raw=raw, is_named=exchange.is_named))
 
+    async def _keep_answer_id(self, exchange: Exchange, turn: NewTurn) -> None:
+        """A next request may refer to the answer, or to its parts, by their ids alone."""
+        if exchange.answer.id:
+            chains = [answer_chain(each) for each in ids_of(exchange.answer)]
+            await self._in_time(self._sessions.point_to(turn, chains))
 
-async def counted(messages: Sequence[JsonObject]) -> Sequence[int]:
+
+async def counted(dialect: Dialect, messages: Sequence[JsonObject]) -> Sequence[int]:
     """Tokens of each message; counted in a thread when there is more than a page of text."""
-    texts = [chat.countable_text(message) for message in messages]
+    texts = [dialect.countable_text(message) for message in messages]
     if sum(map(len, texts)) > EXACT_LIMIT:
         return await asyncio.to_thread(_count_all, texts)
     return _count_all(texts)
@@ -216,3 +229,34 @@ def _count_all(texts: Sequence[str]) -> list[int]:
         (count_tokens(text) if len(text) <= COUNTED_CHARS else estimate_tokens(text)) + MESSAGE_OVERHEAD
         for text in texts
     ]
+
+
+def ids_of(answer: Answer) -> list[str]:
+    """The ids by which a next request may refer to the answer, or to its last part."""
+    ids = [answer.id, *(str(message.get("id") or "") for message in answer.messages[-1:])]
+    return [each for each in ids if each] if answer.id else []
+
+
+def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[str]:
+    """What to wait for before this conversation is read: recordings that it may continue."""
+    if claims.session is not None:
+        return [schema.session_key("s", SessionKey(scope, claims.session))]
+    return [schema.chain_key(scope, None, chain) for chain in conversation.chains[:1]]
+
+
+def marks_of_references(scope: Scope, claims: Claims, request: Request) -> list[str]:
+    """What to wait for before messages that the request refers to are read."""
+    if claims.session is not None:
+        return [schema.session_key("s", SessionKey(scope, claims.session))]
+    references = filter(None, map(request.dialect.reference_of, reversed(request.messages)))
+    return [schema.chain_key(scope, None, answer_chain(newest)) for newest in [next(references, "")] if newest]
+
+
+def marks_after(known: Remembered, answer: Answer) -> list[str]:
+    """What a next request of this conversation will wait for."""
+    if known.claims.session is not None:
+        return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
+    chains = [answer_chain(each) for each in ids_of(answer)]
+    if answer.messages:
+        chains.append(chain_after(known.request.dialect, known.conversation.chain, answer.messages).hex())
+    return [schema.chain_key(known.scope, None, chain) for chain in chains]

@@ -5,6 +5,7 @@ of its own. Paths: an identity may stand before `/v1`, a missing `/v1` and a tra
 """
 
 import uuid
+from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -15,11 +16,21 @@ from memproxy.proxy.client import Client, ClientLeftError, Message, Receive, Sen
 from memproxy.proxy.forward import forward
 from memproxy.proxy.pipeline import Pipeline
 from memproxy.proxy.relay import Relayed
+from memproxy.proxy.socket_frames import SocketRelay, refuse
 from memproxy.proxy.upstream import Upstream
 from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
+from memproxy.wire.anthropic_dialect import MESSAGES
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
+from memproxy.wire.dialect import Dialect
+from memproxy.wire.response_dialect import RESPONSES
 
-CHAT_COMPLETIONS = b"/chat/completions"
+DIALECTS: Mapping[bytes, Dialect] = {
+    b"/chat/completions": CHAT_COMPLETIONS,
+    b"/responses": RESPONSES,
+    b"/messages": MESSAGES,
+}
+"""The routes with memory, and what is spoken there."""
 
 OWN_FIRST_SEGMENTS = frozenset({b"u", b"s", b"n", b"v1"})
 """A path that begins otherwise has no `/v1`: it is forwarded only if it names a resource of the provider's."""
@@ -27,8 +38,9 @@ OWN_FIRST_SEGMENTS = frozenset({b"u", b"s", b"n", b"v1"})
 PROVIDER_RESOURCES = frozenset(
     {
         b"assistants", b"audio", b"batches", b"chat", b"completions", b"containers", b"conversations", b"embeddings",
-        b"evals", b"files", b"fine_tuning", b"images", b"models", b"moderations", b"organization", b"realtime",
-        b"responses", b"threads", b"uploads", b"vector_stores", b"videos", b"engines", b"rerank", b"score", b"tokenize",
+        b"evals", b"files", b"fine_tuning", b"images", b"messages", b"models", b"moderations", b"organization",
+        b"realtime", b"responses", b"threads", b"uploads", b"vector_stores", b"videos", b"engines", b"rerank",
+        b"score", b"tokenize",
     }
 )  # fmt: skip
 """First segments of paths in OpenAI's API reference and in servers that are compatible with it."""
@@ -37,14 +49,21 @@ PROVIDER_RESOURCES = frozenset(
 class ProxyApp:
     """The ASGI app of the provider's API."""
 
-    def __init__(self, pipeline: Pipeline, upstream: Upstream, tasks: Tasks, metrics: Metrics) -> None:
+    def __init__(
+        self, pipeline: Pipeline, upstream: Upstream, tasks: Tasks, metrics: Metrics, *, has_sockets: bool = True
+    ) -> None:
+        """`has_sockets`: the Responses API is spoken over WebSockets, too."""
+        self._sockets = SocketRelay(pipeline, upstream, tasks) if has_sockets else None
         self._pipeline = pipeline
         self._upstream = upstream
         self._tasks = tasks
         self._metrics = metrics
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one request; what goes wrong before the response has begun becomes an error in OpenAI's shape."""
+        """Serve one request or WebSocket; what goes wrong before a response has begun becomes an error in its shape."""
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         client = Client(scope, receive, send, self._tasks)
         try:
             await self._serve(client)
@@ -55,16 +74,27 @@ class ProxyApp:
                 raise
             self._metrics.requests.labels("refused", f"{error.status // 100}xx").inc()
             request_id = f"mpr-{uuid.uuid4().hex}"
-            body = msgspec.json.encode(error.openai_body())
+            body = msgspec.json.encode(_dialect_of(client.raw_path).error_body(error))
             await client.refuse(error, [(b"x-memproxy-request-id", request_id.encode())], body)
+
+    async def _serve_socket(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The Responses API may be spoken over a WebSocket; nothing else may."""
+        try:
+            path = split_path(scope.get("raw_path") or scope["path"].encode())
+        except RequestError:
+            path = SplitPath({}, b"/")
+        if self._sockets is not None and path.rest.rstrip(b"/") == b"/responses":
+            await self._sockets.serve(scope, receive, send, path=path)
+        else:
+            await refuse(send)
 
     async def _serve(self, client: Client) -> None:
         path = split_path(client.raw_path)
         if client.headers.get("upgrade", "").lower() == "websocket":
             await client.start(426, [(b"content-length", b"0"), (b"connection", b"close")])
             await client.end()
-        elif client.method == "POST" and path.rest.rstrip(b"/") == CHAT_COMPLETIONS:
-            await self._pipeline.run(client, path)
+        elif client.method == "POST" and (dialect := DIALECTS.get(path.rest.rstrip(b"/"))) is not None:
+            await self._pipeline.run(client, path, dialect)
         elif _is_forwarded(client.raw_path, path):
             await self._pass_through(client, path)
         else:
@@ -81,13 +111,20 @@ class ProxyApp:
         await forward(
             client,
             self._upstream,
-            path=path.rest,
+            headers=client.raw_headers,
+            path=await self._pipeline.path_of(client, path),
             body=client.body_stream() if client.has_body else b"",
             readable=False,
             extra_headers=(),
             into=relayed,
         )
         self._metrics.requests.labels("passed", f"{(relayed.status or 499) // 100}xx").inc()
+
+
+def _dialect_of(raw_path: bytes) -> Dialect:
+    """Whose clients read the errors at this path."""
+    resource = raw_path.rstrip(b"/").rpartition(b"/")[2]
+    return DIALECTS.get(b"/" + resource, CHAT_COMPLETIONS)
 
 
 def _is_forwarded(raw_path: bytes, path: SplitPath) -> bool:

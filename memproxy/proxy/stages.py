@@ -10,7 +10,7 @@ from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import Conversation
 from memproxy.records import MemoryMode, Scope, ScoredMemory, SessionKey, StoredMessage, ToolCacheMode, ToolsMode
 from memproxy.storage.working import LoadedSession
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.dialect import Dialect, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,20 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """A body as it came, and what it is without its content encoding."""
+
+    came: bytes
+    means: bytes
+
+    def sent(self, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, Sequence[tuple[bytes, bytes]]]:
+        """What goes out for `body`, with its headers: what came where nothing was changed."""
+        if body is self.means:
+            return self.came, headers
+        return body, [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """A request as it came in, with who sent it."""
 
@@ -38,7 +52,12 @@ class Inbound:
     at: datetime
     began_s: float
     body: bytes
+    """Not compressed."""
+    packed: Packed
     path: SplitPath
+    dialect: Dialect
+    request: Request | None
+    """What the body says; None for one that can't be read."""
     headers: Mapping[str, str]
     tenant: str | None
     """None when the credential names none: then there is no memory."""
@@ -54,7 +73,7 @@ class Remembered:
     tool_cache: ToolCacheMode
     offers_tools: bool
     """Memory tools are offered to the model."""
-    request: ChatRequest
+    request: Request
     conversation: Conversation
     session: LoadedSession | None
     alignment: Alignment
@@ -70,6 +89,9 @@ class Outbound:
     body: bytes
     remembered: Remembered | None = None
     history: Sequence[StoredMessage] = ()
+    """Stored messages that are sent along."""
+    before: Sequence[StoredMessage] = ()
+    """Stored messages just before the client's own, sent along or not: they say what its results are results of."""
     placement: Placement | None = None
     cut: Cut = field(default_factory=Cut)
     found: Sequence[ScoredMemory] = ()

@@ -5,19 +5,18 @@ facts, pins and chain pointer that go with them, and the turn that is queued for
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from memproxy.proxy.align import Alignment, Shape, align
+from memproxy.proxy.align import Alignment, Entry, Shape, align, align_chained, align_foreign, finished_length
 from memproxy.proxy.compose import Cut, Placement, message_without_blocks
-from memproxy.proxy.conversation import Conversation, extend, flags_of, stored_entries
+from memproxy.proxy.conversation import Conversation, chain_after, flags_of, stored_entries
+from memproxy.proxy.stages import Inbound, Outbound, Remembered
 from memproxy.records import JsonObject, Outcome, Pin, Scope, SessionKey, StoredMessage, Turn
 from memproxy.storage.pressure import Pressure
 from memproxy.storage.queue import encode_turn
 from memproxy.storage.working import LoadedSession, NewTurn
-from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_answers import Answer
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.dialect import Answer, Request
 
 CONTEXT_MESSAGES = 2
 """Messages before a turn that go to the queue with it: what grounds its first words."""
@@ -33,7 +32,7 @@ class Exchange:
     request_id: str
     key: SessionKey
     is_named: bool
-    request: ChatRequest
+    request: Request
     conversation: Conversation
     session: LoadedSession | None
     """As it was when the request came."""
@@ -57,9 +56,9 @@ class Exchange:
 
 def appended(exchange: Exchange, alignment: Alignment) -> list[tuple[int, JsonObject]]:
     """The client's messages that go into the log, with their index behind the instructions."""
-    own = exchange.request.instructions
+    sent = exchange.request.conversation
     return [
-        (index, exchange.request.messages[own + index])
+        (index, sent[index])
         for index, position in enumerate(alignment.positions)
         if position is not None and position >= alignment.keep
     ]
@@ -70,8 +69,30 @@ def align_with(
 ) -> Alignment:
     """The conversation against the session. When the chain names exactly the log, there is nothing to compare."""
     entries = conversation.entries
+    if conversation.is_chained:
+        return _align_chained(session, entries, is_retry=is_retry)
+    found = _align_sent(session, conversation, is_retry=is_retry, is_other=is_other)
+    return replace(found, lies_elsewhere=True) if conversation.is_compacted else found
+
+
+def _align_chained(session: LoadedSession | None, entries: Sequence[Entry], *, is_retry: bool) -> Alignment:
+    if session is None:
+        return align_chained((), entries, after=0)
+    stored = stored_entries(session.index)
+    if session.exact_prefix is not None and not stored:
+        stored = (Entry(b"", is_answer=True),) * session.length  # all of it is before the messages: nothing to compare
+    after = finished_length(stored) if session.known_to is None else session.known_to
+    return align_chained(stored, entries, after=after, is_retry=is_retry)
+
+
+def _align_sent(
+    session: LoadedSession | None, conversation: Conversation, *, is_retry: bool, is_other: bool
+) -> Alignment:
+    entries = conversation.entries
     if session is None:
         return align((), entries, sends_newest=False)
+    if session.dialect != conversation.dialect:
+        return align_foreign(stored_entries(session.index), entries)
     if session.exact_prefix is not None:
         length = conversation.prefixes[session.exact_prefix].length
         if length == session.length:
@@ -99,22 +120,14 @@ def session_key(
 
 def align_again(exchange: Exchange, session: LoadedSession | None) -> tuple[Alignment, SessionKey]:
     """Where the exchange belongs in a session that has changed since the request came."""
-    entries = exchange.conversation.entries
+    is_other = is_other_agent(session, exchange.request)
+    alignment = align_with(session, exchange.conversation, is_retry=exchange.is_retry, is_other=is_other)
     if session is None:
-        key = SessionKey(exchange.key.scope, exchange.key.session)
-        return align((), entries, sends_newest=False), key
-    now = stored_entries(session.index)
-    alignment = align(
-        now,
-        entries,
-        sends_newest=session.sends_newest,
-        is_retry=exchange.is_retry,
-        is_other_agent=is_other_agent(session, exchange.request),
-    )
+        return alignment, SessionKey(exchange.key.scope, exchange.key.session)
     return alignment, target_key(session, alignment, fresh=exchange.request_id, is_named=exchange.is_named)
 
 
-def is_other_agent(session: LoadedSession | None, request: ChatRequest) -> bool:
+def is_other_agent(session: LoadedSession | None, request: Request) -> bool:
     """The request comes under other instructions than the session's."""
     if session is None or not session.instructions or not request.instructions:
         return False
@@ -136,18 +149,19 @@ def unnamed_session(fresh: str) -> str:
     return f"conv-{fresh.rpartition('-')[2]}"
 
 
-def instructions_digest(request: ChatRequest) -> str:
+def instructions_digest(request: Request) -> str:
     """What tells whether the agent's instructions changed."""
-    return b"".join(chat.digest(message) for message in request.messages[: request.instructions]).hex()[:64]
+    return b"".join(map(request.dialect.digest, request.instructions)).hex()[:64]
 
 
 def stored(
     message: JsonObject, *, exchange: Exchange, at: datetime, tokens: int, is_partial: bool = False
 ) -> StoredMessage:
     """A message as it is kept: whole, but without blocks that memproxy put into it."""
+    dialect = exchange.request.dialect
     return StoredMessage(
-        message=message_without_blocks(message),
-        digest=chat.digest(message).hex(),
+        message=message_without_blocks(dialect, message),
+        digest=dialect.digest(message).hex(),
         tokens=tokens,
         at=at,
         turn=exchange.request_id,
@@ -161,7 +175,7 @@ def plan_turn(
     alignment: Alignment,
     *,
     key: SessionKey,
-    answer: StoredMessage | None,
+    answer: Sequence[StoredMessage],
     counts: Sequence[int],
     pressure: Pressure = Pressure.NONE,
 ) -> NewTurn | None:
@@ -173,12 +187,12 @@ def plan_turn(
         (index, stored(message, exchange=exchange, at=exchange.at, tokens=tokens))
         for (index, message), tokens in zip(appended(exchange, alignment), counts, strict=True)
     ]
-    messages = tuple(message for _, message in new) + ((answer,) if answer is not None else ())
+    messages = (*(message for _, message in new), *answer)
     if not messages or _holds(session, exchange, alignment, answer):
         return None
     branch = session is not None and alignment.branches
     learned = tuple(message for index, message in new if not alignment.known[index])
-    learned += (answer,) if answer is not None and not answer.partial else ()  # the client will ask again
+    learned += tuple(message for message in answer if not message.partial)  # else the client will ask again
     lean = pressure >= Pressure.TIGHT
     if lean:
         learned = tuple(message for message in learned if message.message.get("role") in SPEAKERS)
@@ -190,9 +204,9 @@ def plan_turn(
         expected_length=0 if branch or session is None else session.length,
         keep=0 if branch else alignment.keep,
         messages=messages,
-        flags=tuple(flags_of(message.message, is_partial=message.partial) for message in messages),
+        flags=tuple(flags_of(exchange.request.dialect, each.message, is_partial=each.partial) for each in messages),
         facts=_facts(exchange, session, alignment, key=key, messages=messages),
-        pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new) if answer is not None else None),
+        pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new), span=len(answer)),
         queued=queued,
         chain=_chain(exchange, alignment, answer),
         is_named=exchange.is_named,
@@ -202,7 +216,7 @@ def plan_turn(
 
 
 def _holds(
-    session: LoadedSession | None, exchange: Exchange, alignment: Alignment, answer: StoredMessage | None
+    session: LoadedSession | None, exchange: Exchange, alignment: Alignment, answer: Sequence[StoredMessage]
 ) -> bool:
     """The log has this very exchange: an earlier attempt went through unnoticed, or a later turn brought it along.
 
@@ -212,9 +226,10 @@ def _holds(
         return False
     if session.last_turn == exchange.request_id:
         return True
-    if answer is None or alignment.head or len(session.index) != session.length:
+    if not answer or alignment.head or alignment.shape is Shape.CHAINED or len(session.index) != session.length:
         return False
-    digests = [entry.digest for entry in exchange.conversation.entries] + [bytes.fromhex(answer.digest)]
+    digests = [entry.digest for entry in exchange.conversation.entries]
+    digests += [bytes.fromhex(message.digest) for message in answer]
     return [entry.digest for entry in session.index[: len(digests)]] == digests
 
 
@@ -239,6 +254,7 @@ def _facts(
         "tokens": str(kept + sum(message.tokens for message in messages)),
         "turns": str((session.turns if session else 0) + 1),
         "instructions": instructions_digest(exchange.request),
+        "dialect": exchange.request.dialect.name,
     }
     if session is None or alignment.branches:
         facts["created_at"] = exchange.at.isoformat()
@@ -259,23 +275,25 @@ def _resends(conversation: Conversation, alignment: Alignment) -> bool:
     return any(alignment.known[at] and conversation.entries[at].is_user for at in range(newest))
 
 
-def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int | None) -> Mapping[int, Pin]:
+def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int, span: int) -> Mapping[int, Pin]:
     pins: dict[int, Pin] = {}
     placement = exchange.placement
     if placement is not None:
-        position = alignment.positions[placement.index - exchange.request.instructions]
+        position = alignment.positions[placement.index - exchange.request.lead]
         if position is not None:
             pins[position] = placement.pin
-    if exchange.instead and answer_at is not None:
-        pins[answer_at] = Pin(instead=exchange.instead)
+    if exchange.instead and span:
+        pins[answer_at] = Pin(instead=exchange.instead, span=span)
     return pins
 
 
-def _chain(exchange: Exchange, alignment: Alignment, answer: StoredMessage | None) -> str:
+def _chain(exchange: Exchange, alignment: Alignment, answer: Sequence[StoredMessage]) -> str:
     """The pointer after this turn: only where the client sends all of the log, for it stands for all of it."""
-    if answer is None or answer.partial or alignment.head or None in alignment.positions:
+    if not answer or answer[-1].partial or alignment.head or None in alignment.positions:
         return ""
-    return extend(exchange.conversation.chain, bytes.fromhex(answer.digest)).hex()
+    if alignment.shape is Shape.CHAINED:
+        return ""
+    return chain_after(exchange.request.dialect, exchange.conversation.chain, [each.message for each in answer]).hex()
 
 
 def _turn(
@@ -302,10 +320,42 @@ def _turn(
 
 def _context(exchange: Exchange, learned: tuple[StoredMessage, ...]) -> tuple[StoredMessage, ...]:
     first = learned[0].message
-    sent = [
-        *(message.message for message in exchange.history),
-        *exchange.request.messages[exchange.request.instructions :],
-    ]
+    sent = [*(message.message for message in exchange.history), *exchange.request.conversation]
     places = [place for place, message in enumerate(sent) if message is first or message == first]
     before = sent[: places[-1]] if places else sent
     return tuple(stored(message, exchange=exchange, at=exchange.at, tokens=0) for message in before[-CONTEXT_MESSAGES:])
+
+
+def exchange_of(
+    inbound: Inbound,
+    outbound: Outbound,
+    known: Remembered,
+    *,
+    answer: Answer,
+    outcome: Outcome,
+    answered_at: datetime,
+    receipt: JsonObject,
+    instead: tuple[JsonObject, ...],
+) -> Exchange:
+    """What recording needs of a request and its answer."""
+    return Exchange(
+        request_id=inbound.id,
+        key=known.key,
+        is_named=known.claims.session is not None,
+        request=known.request,
+        conversation=known.conversation,
+        session=known.session,
+        alignment=known.alignment,
+        history=outbound.history,
+        placement=outbound.placement,
+        cut=outbound.cut,
+        answer=answer,
+        outcome=outcome,
+        learns=known.scope.user is not None,
+        at=inbound.at,
+        answered_at=answered_at,
+        is_retry=known.is_retry,
+        is_blind="session" in known.degraded,
+        receipt=receipt,
+        instead=instead,
+    )

@@ -11,9 +11,9 @@ failed is tried again, since nothing of the request can have arrived.
 
 import io
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import quote_from_bytes
 
 import aiohttp
@@ -49,6 +49,12 @@ POOL_WAIT_S = 30.0
 MAX_HEADER_BYTES = 64 * 1024
 """Providers send long rate-limit and policy headers; aiohttp's own limit is 8 KB."""
 
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+"""Of a frame of the model server's: a generated image arrives as one."""
+
+CLOSE_S = 2.0
+"""For the model server to answer a close."""
+
 LARGE_BYTES = 1_048_576
 """From here on aiohttp warns that writing a body in one go blocks the event loop."""
 
@@ -83,6 +89,79 @@ class UpstreamResponse:
     async def aclose(self) -> None:
         """Let go of the connection; one whose body was not read to the end is closed."""
         await self._response.aclose()
+
+
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
+        self._pieces = pieces
+
+    @override
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
+
+    @override
+    async def aclose(self) -> None:
+        await self._pieces.aclose()
+
+
+def event_stream(pieces: AsyncGenerator[bytes]) -> UpstreamResponse:
+    """A response that comes otherwise than over HTTP: its pieces raise UpstreamError where it breaks off."""
+    headers = [(b"content-type", b"text/event-stream")]
+    return UpstreamResponse(200, headers, httpx.Response(200, headers=headers, stream=_Pieces(pieces)))
+
+
+class Sender(Protocol):
+    """Something that requests can be sent to."""
+
+    async def send(
+        self,
+        method: str,
+        path: bytes,
+        *,
+        query: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes | AsyncIterator[bytes],
+        readable: bool,
+    ) -> UpstreamResponse:
+        """Send a request and wait for the head of its response. Raises UpstreamError."""
+        ...
+
+
+class UpstreamSocket:
+    """An open WebSocket to the model server. Close it in any case."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+
+    @property
+    def protocol(self) -> str | None:
+        """The subprotocol that was agreed upon."""
+        return self._socket.protocol
+
+    @property
+    def close_code(self) -> int | None:
+        """Why it closed, as far as that may be passed on."""
+        code = self._socket.close_code
+        return None if code in {None, 1005, 1006, 1015} else code
+
+    async def send(self, frame: bytes) -> None:
+        """Send a text frame. Raises UpstreamError."""
+        try:
+            await self._socket.send_str(frame.decode("utf-8", "replace"))
+        except (aiohttp.ClientError, OSError) as error:
+            raise _translated(error, doing="sending a frame") from error
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """Its frames as they come, until it closes."""
+        async for message in self._socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                yield message.data.encode()
+            elif message.type is aiohttp.WSMsgType.BINARY:
+                yield message.data
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._socket.close()
 
 
 class ExactTransport(AiohttpTransport):
@@ -173,6 +252,32 @@ class Upstream:
                 raise translated from error
             return UpstreamResponse(response.status_code, end_to_end(response.headers.raw), response)
 
+    async def connect(self, path: bytes, *, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> UpstreamSocket:
+        """Open a WebSocket.
+
+        Raises:
+            UpstreamError: the model server offers none there, or can't be reached.
+        """
+        if not isinstance(self._transport.client, aiohttp.ClientSession):
+            self._transport.client = self._session()
+        url = self._base_url + _ascii(path) + ("?" + _ascii(query) if query else "")
+        kept = [
+            (name.decode("latin-1"), _header_text(value))
+            for name, value in self._request_headers(headers, readable=False, is_sized=True)
+            if not name.startswith(b"sec-websocket-") and name != b"content-encoding"
+        ]
+        try:
+            socket = await self._transport.client.ws_connect(
+                URL(url, encoded=True),
+                headers=kept,
+                protocols=_protocols(headers),
+                max_msg_size=MAX_FRAME_BYTES,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+            )
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise _translated(error, doing="opening a WebSocket") from error
+        return UpstreamSocket(socket)
+
     def _request_headers(
         self, headers: Iterable[tuple[bytes, bytes]], *, readable: bool, is_sized: bool
     ) -> list[tuple[bytes, bytes]]:
@@ -182,9 +287,16 @@ class Upstream:
             kept = [(name, value) for name, value in kept if name != b"accept-encoding"]
             kept.append((b"accept-encoding", b"identity"))
         if self._api_key is not None:
+            is_anthropic = any(name == b"anthropic-version" for name, _ in kept)
             kept = [(name, value) for name, value in kept if name not in {b"authorization", b"api-key", b"x-api-key"}]
-            kept.append((b"authorization", b"Bearer " + self._api_key.encode()))
+            key = self._api_key.encode()
+            kept.append((b"x-api-key", key) if is_anthropic else (b"authorization", b"Bearer " + key))
         return kept
+
+
+def _protocols(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    offered = [value.decode("latin-1") for name, value in headers if name.lower() == b"sec-websocket-protocol"]
+    return [token.strip() for value in offered for token in value.split(",") if token.strip()]
 
 
 def _sendable(body: bytes | AsyncIterator[bytes]) -> bytes | io.BytesIO | AsyncIterator[bytes] | None:

@@ -2,7 +2,7 @@
 
 import re
 
-from memproxy.wire.chat_completions import ChatRequest, message_text
+from memproxy.wire.dialect import Request
 
 _ABOUT_A_CONVERSATION = re.compile(
     r"\b(generat|creat|writ|suggest|produc|provid|com[ei]\w* up with)\w*\b[^.\n]{0,80}"
@@ -20,13 +20,13 @@ _LOOKED_AT = 2_000
 """Characters of a message that are searched; such instructions stand at its beginning."""
 
 
-def is_utility(request: ChatRequest) -> bool:
+def is_utility(request: Request) -> bool:
     """Whether this request serves the agent itself: it gets no memory and leaves none."""
     if request.reply_tokens == 1:
         return True
-    instructions = [message_text(message)[:_LOOKED_AT] for message in request.messages[: request.instructions]]
+    instructions = [request.dialect.text_of(message)[:_LOOKED_AT] for message in request.instructions]
     if any(_TITLE_AGENT.search(text) or _ABOUT_A_CONVERSATION.search(text[:300]) for text in instructions):
         return True
     last = request.messages[-1]
-    text = message_text(last)[:_LOOKED_AT] if last.get("role") == "user" else ""
+    text = request.dialect.text_of(last)[:_LOOKED_AT] if request.dialect.role_of(last) == "user" else ""
     return bool(_TASK.match(text) and _ABOUT_A_CONVERSATION.search(text))

@@ -20,6 +20,7 @@ another, and nothing that a client sent is readable in a key.
 | `card` | hash | how a session is listed; indexed by the query engine | session |
 | `read` | hash | what readers of the session have seen, until they write it back | 10 minutes |
 | `c` | string | conversation chain: digest of a prefix -> its session | chain |
+| `next` | string | an answer's id that the client knows -> how the provider can be made to go on from it | chain |
 | `r` | string | a request's receipt | receipt |
 | `tool` | hash | results of tool calls that a session, user or tenant may be given | its longest-lived result |
 | `m` | hash | one memory; indexed by the query engine | permanent |
@@ -102,6 +103,11 @@ def session_key(kind: str, session: SessionKey) -> str:
 def chain_key(scope: Scope, session: str | None, chain: str) -> str:
     """Where the conversation with this chain digest is remembered; `session` is the name the client gave, if any."""
     return key("c", scope, session, chain)
+
+
+def continuation_key(scope: Scope, answer_id: str) -> str:
+    """What stands for this id of an answer, or of a conversation at the provider."""
+    return key("next", scope, answer_id)
 
 
 def tool_key(session: SessionKey, shared_by: str = "session") -> str:

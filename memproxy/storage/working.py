@@ -28,6 +28,9 @@ ENTRY = struct.Struct("<16sII")
 ANSWER, PARTIAL, USER, RESULT = 1, 2, 4, 8
 """Flags of an index entry; a `RESULT` is a tool's, and stands behind the call that it answers."""
 
+SILENT = 32
+"""Flag of a message that clients may leave out of the history that they send again."""
+
 ROLE_FLAGS: Mapping[str, int] = {"assistant": ANSWER, "user": USER, "tool": RESULT, "function": RESULT}
 
 MAX_VERSION = 2**24 - 1
@@ -66,6 +69,10 @@ class LoadedSession:
     """The newest messages; read only when the chain does not fit exactly."""
     sends_newest: bool = True
     """No request has sent earlier messages again so far."""
+    known_to: int | None = None
+    """How many messages of the log the matched chain pointer stands for; None when none matched."""
+    dialect: str = "chat"
+    """The format of its messages."""
     cut: int = 0
     """Messages of the log that requests leave out by now."""
     cut_note: str = ""
@@ -106,6 +113,16 @@ class NewTurn:
     """Messages of the parent's log that come first."""
     rewrites: int = 0
     """How often the log (of the parent, if there is one) had been rewritten when this was decided."""
+
+    @property
+    def length(self) -> int:
+        """Messages in the log after this turn."""
+        return (self.keep if self.parent is None else self.copied) + len(self.messages)
+
+    @property
+    def pointer(self) -> str:
+        """What a chain pointer holds that stands for the log after this turn."""
+        return f"{_base(self.key)} {self.length} {0 if self.parent is not None else self.rewrites}"
 
 
 class SessionStore:
@@ -157,23 +174,20 @@ class SessionStore:
         return bool(reply[0] != b"conflict")
 
     def _record_arguments(self, turn: NewTurn) -> list[Any]:
-        base = schema.session_key("s", turn.key).removeprefix("mp:s:")
-        length = turn.keep + len(turn.messages) if turn.parent is None else turn.copied + len(turn.messages)
         index = b"".join(
             entry_of(message, flags=flags) for message, flags in zip(turn.messages, turn.flags, strict=True)
         )
-        facts = {"turn": turn.turn_id, "length": str(length), **turn.facts}
+        facts = {"turn": turn.turn_id, "length": str(turn.length), **turn.facts}
         if not turn.is_named:
             facts["unnamed"] = "1"
         whose = card_of(turn.key)
-        rewrites = 0 if turn.parent is not None else turn.rewrites
         return [
             turn.expected_length,
             turn.keep if turn.parent is None else 0,
             turn.turn_id,
             index,
             ENTRY.size,
-            f"{base} {length} {rewrites}" if turn.chain else "",
+            turn.pointer if turn.chain else "",
             self._ttls_ms[False],
             turn.queued,
             self._ttls_ms[turn.is_named],
@@ -188,6 +202,17 @@ class SessionStore:
             *(part for place, pin in turn.pins.items() for part in (place, msgspec.json.encode(pin))),
             *(msgspec.json.encode(_with_id(message, turn.turn_id, at)) for at, message in enumerate(turn.messages)),
         ]
+
+    async def point_to(self, turn: NewTurn, chains: Sequence[str]) -> None:
+        """Let other chain digests stand for the log as it is after this turn. Apart from `record`, and after it."""
+        named = turn.key.session if turn.is_named else None
+        with translated("remembering an answer's id"):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for chain in chains:
+                    key = schema.chain_key(turn.key.scope, named, chain)
+                    ttl_ms = self._ttls_ms[False]
+                    pipe.execute_command("SET", key, turn.pointer, *(("PX", ttl_ms) if ttl_ms else ()))
+                await pipe.execute()
 
     async def messages(self, key: SessionKey, first: int, last: int) -> tuple[StoredMessage, ...]:
         """The messages at positions first..last of the log, both included."""
@@ -224,6 +249,11 @@ class SessionStore:
             return _as_bytes(await self._redis.get(schema.SECRET_KEY)) or proposed
 
 
+def _base(key: SessionKey) -> str:
+    """What all keys of a session have in common."""
+    return schema.session_key("s", key).removeprefix("mp:s:")
+
+
 def _as_bytes(value: bytes | str | None) -> bytes:
     return value.encode() if isinstance(value, str) else value or b""
 
@@ -245,13 +275,15 @@ class readable:  # noqa: N801  reads as a verb where it stands
 
 
 def _loaded(scope: Scope, reply: list[Any]) -> LoadedSession:
-    _, exact, facts, pins, index, tail = reply
+    _, exact, reaches, facts, pins, index, tail = reply
     fact = {name.decode(): text.decode() for name, text in zip(facts[::2], facts[1::2], strict=True)}
     return LoadedSession(
         key=SessionKey(scope, fact["session"], fact.get("thread", "")),
         length=int(fact["length"]),
         tokens=int(fact.get("tokens", 0)),
         exact_prefix=exact - 1 if exact else None,
+        known_to=int(reaches) if reaches else None,
+        dialect=fact.get("dialect", "chat"),
         pins={int(place): _PIN.decode(raw) for place, raw in zip(pins[::2], pins[1::2], strict=True)},
         index=read_index(index),
         tail=tuple(_MESSAGE.decode(row) for row in tail),

@@ -4,60 +4,34 @@ Source of the shapes: OpenAI's API reference, "Create chat completion" and its s
 servers add to them or leave out.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from memproxy.records import JsonObject, ToolCall
-from memproxy.wire.sse import SseTooLargeError, parse_stream
-
-_DECODER = msgspec.json.Decoder()
-
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""How far a compressed answer is unpacked for reading: a few KB can stand for gigabytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model server answered, as far as it was read."""
-
-    message: JsonObject | None
-    """The first choice's message; None when there was none."""
-    finished: bool
-    """The first choice has a finish reason."""
-    usage: JsonObject | None = None
-    error: bool = False
-    """The stream carried an error object."""
-
-
-NO_ANSWER = Answer(message=None, finished=False)
+from memproxy.wire.dialect import NO_ANSWER, Answer
+from memproxy.wire.recorded import read_recorded
 
 
 def read_answer(chunks: Sequence[bytes], *, content_type: str, content_encoding: str) -> Answer:
     """The answer in a response's recorded bytes; `NO_ANSWER` where it can't be read. Never raises."""
-    body = b"".join(chunks)
-    try:
-        if content_encoding.lower() in {"gzip", "deflate", "x-gzip"}:
-            body = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_ANSWER_BYTES)
-        if content_type.lower().startswith("text/event-stream"):
-            return _read_stream(body)
-        return _read_object(_DECODER.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error, SseTooLargeError):
+    recorded = read_recorded(chunks, content_type=content_type, content_encoding=content_encoding)
+    if recorded is None:
         return NO_ANSWER
+    if not recorded.is_stream:
+        return _read_object(recorded.objects[0])
+    reader = AnswerReader()
+    for value in recorded.objects:
+        reader.add(value)
+    return reader.answer()
 
 
-def _read_object(value: object) -> Answer:
-    if not isinstance(value, dict):
-        return NO_ANSWER
+def _read_object(value: JsonObject) -> Answer:
     choice = _first_choice(value)
     message = choice.get("message") if choice else None
     if not isinstance(message, dict):
-        return Answer(None, finished=False, error="error" in value)
+        return Answer((), finished=False, error="error" in value)
     finished = choice.get("finish_reason") is not None if choice else False
-    return Answer(_as_assistant(message), finished=finished, usage=_usage(value))
+    return Answer((_as_assistant(message),), finished=finished, usage=_usage(value))
 
 
 def _as_assistant(message: JsonObject) -> JsonObject:
@@ -119,7 +93,7 @@ class AnswerReader:
 
     def answer(self) -> Answer:
         """What was read so far."""
-        whole = _as_assistant(_closed(self._message)) if self._message else None
+        whole = (_as_assistant(_closed(self._message)),) if self._message else ()
         return Answer(whole, finished=self.finished, usage=self.usage, error=self.error)
 
 
@@ -131,20 +105,6 @@ def calls_of(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
         for call in (calls if isinstance(calls, list) else ())
         if isinstance(call, dict) and isinstance(function := call.get("function"), dict)
     )
-
-
-def _read_stream(body: bytes) -> Answer:
-    reader = AnswerReader()
-    for event in parse_stream([body]):
-        if event.data == b"[DONE]":
-            break
-        try:
-            value = _DECODER.decode(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            reader.add(value)
-    return reader.answer()
 
 
 def _merge_delta(message: JsonObject, delta: JsonObject) -> None:

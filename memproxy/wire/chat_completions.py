@@ -1,15 +1,13 @@
-"""The chat-completions dialect: read a request and rewrite its messages; answers are `chat_answers`.
+"""Messages of chat completions: what they say, what tells them apart, how they may be sent again. Pure.
 
-Request bodies are read by decoding once; they are rewritten by splicing, so that every field and every message that
-memproxy does not touch keeps its bytes (number formats, key order, unknown fields). Source of the shapes: OpenAI's API
-reference, "Create chat completion" and its streaming chunks, and what compatible servers add to them.
+Other dialects borrow from here what is the same in theirs: words in a string or in parts, arguments of calls. Source of
+the shapes: OpenAI's API reference, "Create chat completion", and what compatible servers add to it.
 """
 
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,113 +17,23 @@ from memproxy.records import JsonObject
 INSTRUCTION_ROLES = frozenset({"system", "developer"})
 """Roles whose leading messages are the agent's instructions, not part of the conversation."""
 
-_DECODER = msgspec.json.Decoder()
-_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
 _CANONICAL = msgspec.json.Encoder(order="sorted")
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A request as it was read: the original bytes and what they say."""
-
-    body: bytes
-    fields: JsonObject
-    messages: tuple[JsonObject, ...]
-
-    @property
-    def model(self) -> str:
-        model = self.fields.get("model")
-        return model if isinstance(model, str) else ""
-
-    @property
-    def is_stream(self) -> bool:
-        return self.fields.get("stream") is True
-
-    @property
-    def reply_tokens(self) -> int | None:
-        """The most tokens that the client lets the answer have, if it says so."""
-        for name in ("max_completion_tokens", "max_tokens"):
-            value = self.fields.get(name)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
-        return None
-
-    @property
-    def instructions(self) -> int:
-        """How many leading messages are the agent's instructions."""
-        count = 0
-        for message in self.messages:
-            if message.get("role") not in INSTRUCTION_ROLES:
-                break
-            count += 1
-        return count
-
-
-def read_request(body: bytes) -> ChatRequest | None:
-    """The request in `body`, or None where it is not one: the model server then says what is wrong with it."""
-    try:
-        fields = _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if not isinstance(fields, dict):
-        return None
-    messages = fields.get("messages")
-    if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
-        return None
-    return ChatRequest(body, fields, tuple(messages))
-
-
-def _is_message(value: object) -> bool:
+def is_message(value: object) -> bool:
+    """The value is a message of some role."""
     return isinstance(value, dict) and isinstance(value.get("role"), str)
 
 
-def raw_messages(request: ChatRequest) -> list[bytes]:
-    """Each message's own bytes."""
-    fields = _RAW_OBJECT.decode(request.body)
-    return [bytes(raw) for raw in _RAW_LIST.decode(fields["messages"])]
-
-
-def with_messages(request: ChatRequest, messages: Sequence[bytes]) -> bytes:
-    """The request's bytes with other messages; all other fields keep theirs."""
-    fields = _RAW_OBJECT.decode(request.body)
-    pieces = []
-    for name, raw in fields.items():
-        value = b"[" + b",".join(messages) + b"]" if name == "messages" else bytes(raw)
-        pieces.append(_ENCODER.encode(name) + b":" + value)
-    return b"{" + b",".join(pieces) + b"}"
-
-
-def with_tools(body: bytes, tools: Sequence[bytes]) -> bytes:
-    """A request's bytes with more tools behind its own; all other fields keep theirs."""
-    fields = _RAW_OBJECT.decode(body)
-    before = _DECODER.decode(fields["tools"]) if "tools" in fields else None
-    own = [bytes(raw) for raw in _RAW_LIST.decode(fields["tools"])] if isinstance(before, list) else []
-    fields["tools"] = msgspec.Raw(b"[" + b",".join([*own, *tools]) + b"]")
-    return b"{" + b",".join(_ENCODER.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"
-
-
-def encode_message(message: JsonObject) -> bytes:
-    """A message as it is sent: the same object always gives the same bytes."""
-    return _ENCODER.encode(message)
-
-
-def with_blocks(raw: bytes, blocks: Sequence[str]) -> bytes:
-    """A message's bytes with text blocks put before its content; its other fields keep their bytes."""
-    fields = _RAW_OBJECT.decode(raw)
-    content = _DECODER.decode(fields["content"]) if "content" in fields else None
-    parts: Any
-    if isinstance(content, list):
-        parts = [{"type": "text", "text": block} for block in blocks]
-        added = _ENCODER.encode(parts)[1:-1]
-        inner = bytes(fields["content"]).strip()[1:-1].strip()
-        new_content = b"[" + added + (b"," + inner if inner else b"") + b"]"
-    else:
-        texts = [*blocks, content] if isinstance(content, str) and content else list(blocks)
-        new_content = _ENCODER.encode("\n\n".join(texts))
-    fields["content"] = msgspec.Raw(new_content)
-    return b"{" + b",".join(_ENCODER.encode(name) + b":" + bytes(value) for name, value in fields.items()) + b"}"
+def leading_instructions(messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many leading messages are the agent's instructions."""
+    count = 0
+    for message in messages:
+        if message.get("role") not in INSTRUCTION_ROLES:
+            break
+        count += 1
+    return count
 
 
 def message_text(message: Mapping[str, Any]) -> str:
@@ -173,6 +81,11 @@ def digest(message: Mapping[str, Any]) -> bytes:
             pieces += [b"part", _CANONICAL.encode(part)]
     for called, arguments in _calls(message):
         pieces += [b"call", _utf8(called), _canonical_arguments(arguments)]
+    return framed_digest(pieces)
+
+
+def framed_digest(pieces: Iterable[bytes]) -> bytes:
+    """16 bytes that stand for these pieces in this order."""
     framed = b"".join(b"%d:" % len(piece) + piece for piece in pieces)
     return hashlib.blake2b(framed, digest_size=16).digest()
 

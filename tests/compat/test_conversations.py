@@ -10,6 +10,7 @@ from memproxy.demo.scripted_model import ModelRequest, Reply, ToolCallReply
 from memproxy.proxy.compose import message_without_blocks
 from memproxy.records import Scope, SessionKey
 from memproxy.wire.chat_completions import digest
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 from tests.fakes.serving import Serve, Served
 from tests.fakes.shared_data import dialogues, trajectories
 
@@ -96,7 +97,9 @@ async def test_tool_trajectories_with_their_history_resent(serve: Serve, named: 
                 assert receipt["alignment"]["shape"] == "whole"
                 assert receipt["alignment"]["new"] == len(spoken) - before
                 assert session in {"", headers["x-memproxy-session"]}
-                assert digests([message_without_blocks(m) for m in served.model.requests[-1].messages]) == digests(sent)
+                assert digests(
+                    [message_without_blocks(CHAT_COMPLETIONS, m) for m in served.model.requests[-1].messages]
+                ) == digests(sent)
                 before, session = len(spoken) + 1, headers["x-memproxy-session"]
             if not session:
                 continue  # the recording ends before the model answers anybody
@@ -120,7 +123,9 @@ async def test_dialogues_as_chat_turns(serve: Serve, window: int | None) -> None
                     said.append(asked)
                     shown = said if window is None else said[-window:]
                     await say(served, client, path, shown, stream=bool(len(said) % 3))
-                    received = [message_without_blocks(each) for each in served.model.requests[-1].messages]
+                    received = [
+                        message_without_blocks(CHAT_COMPLETIONS, each) for each in served.model.requests[-1].messages
+                    ]
                     assert digests(received) == digests(said)
                     said.append(actor.next)
                 await served.settled()

@@ -19,7 +19,17 @@ from tests.fakes.stores import behind_tls, certificate, sentinel_process, store_
 LEAST_RIGHTS = ("on", ">secret", "resetkeys", "~mp:*", "~memproxy-*", "resetchannels", "-@all")
 RIGHTS = (
     *("+@read", "+@write", "+@connection", "+@scripting", "+@stream", "+@transaction"),
-    *("+info", "+time", "+ft.create", "+ft.info", "+ft.search", "+ft.aggregate", "+ft._list", "+ft.dropindex", "+ft.tagvals"),
+    *(
+        "+info",
+        "+time",
+        "+ft.create",
+        "+ft.info",
+        "+ft.search",
+        "+ft.aggregate",
+        "+ft._list",
+        "+ft.dropindex",
+        "+ft.tagvals",
+    ),
 )
 """What docs/deployment.md tells to grant."""
 

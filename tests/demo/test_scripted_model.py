@@ -334,7 +334,7 @@ async def test_any_prefix_is_answered(prefix: str) -> None:
 async def test_other_paths_are_not_found() -> None:
     """As OpenAI says it."""
     async with setting() as here:
-        for method, path in [("GET", "/chat/completions"), ("POST", "/responses"), ("GET", "/nothing?x=1")]:
+        for method, path in [("GET", "/chat/completions"), ("POST", "/threads"), ("GET", "/nothing?x=1")]:
             answer = await here.http.request(method, path)
             assert answer.status_code == 404
             assert answer.json()["error"]["message"] == f"Invalid URL ({method} /v1{path.partition('?')[0]})"

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from memproxy.clock import Clock
 from memproxy.memory.session_change import Wish
-from memproxy.memory.session_merge import Sent, is_written
+from memproxy.memory.session_merge import Sent
 from memproxy.memory.working import shown_text
 from memproxy.memory_api.sessions import Sessions, new_turn_id
 from memproxy.records import JsonObject, Scope, SessionKey, StoredMessage
@@ -129,9 +129,7 @@ class Writers(RuleBasedStateMachine):
         self.sessions = sessions_on(self.redis, self.clock)
         self.store = SessionStore(self.redis, named_ttl_s=0, unnamed_ttl_s=600, receipt_ttl_s=60)
         self.key = SessionKey(ANN, f"s{next(self.numbers)}")
-        self.people = [
-            Client(one.name, one.keeps_connection, one.echoes, one.adopts) for one in self.clients
-        ]
+        self.people = [Client(one.name, one.keeps_connection, one.echoes, one.adopts) for one in self.clients]
         self.count = itertools.count()
         self.stored: set[str] = set()
         """Ids that the session must have."""
@@ -229,7 +227,9 @@ class Writers(RuleBasedStateMachine):
         assert len(set(ids)) == len(ids)
         assert self.stored <= set(ids)
         assert document.length == len(ids) == len(document.index)
-        assert all(entry.digest.hex() == one.digest for entry, one in zip(document.index, document.messages, strict=True))
+        assert all(
+            entry.digest.hex() == one.digest for entry, one in zip(document.index, document.messages, strict=True)
+        )
 
 
 @pytest.mark.timeout(300)
@@ -242,6 +242,9 @@ def test_no_message_is_lost_unless_one_who_saw_it_removed_it(redis_url: str) -> 
     run_state_machine_as_test(
         Here,
         settings=settings(
-            max_examples=int(__import__("os").environ.get("EX","60")), stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=int(__import__("os").environ.get("EX", "60")),
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

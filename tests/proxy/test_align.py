@@ -26,7 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memproxy.proxy.align import Alignment, Entry, Shape, align, finished_length
+from memproxy.proxy.align import Alignment, Entry, Shape, align, align_chained, finished_length
 from memproxy.storage.working import MAX_PREFIXES
 
 quick = settings(max_examples=120, deadline=None)
@@ -490,3 +490,71 @@ def test_what_an_edit_keeps_is_not_learned_again() -> None:
 def test_nothing_sent_needs_nothing() -> None:
     """A request of instructions only asks for no place in the log."""
     assert aligned("u:hi a:hello", "").positions == ()
+
+
+# Silent messages, and messages that stand behind others at the provider.
+
+
+def silent(text: str) -> Entry:
+    return Entry(text.encode(), is_answer=True, is_silent=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_silent_messages_may_be_left_out_or_sent_again(data: st.DataObject) -> None:
+    """What a model thought is nobody's to align by: with all, some or none of it a conversation is the same one."""
+    stored: list[Entry] = []
+    for number in range(data.draw(st.integers(1, 4))):
+        stored.append(Entry(f"u{number}".encode(), is_answer=False, is_user=True))
+        for place in range(data.draw(st.integers(1, 3))):
+            stored += [silent(f"t{number}{place}")] * data.draw(st.integers(0, 1))
+            stored.append(Entry(f"a{number}{place}".encode(), is_answer=True))
+    new = Entry(b"new", is_answer=False, is_user=True)
+    kept = [entry for entry in stored if not entry.is_silent or data.draw(st.booleans())]
+    found = align(stored, [*kept, new], sends_newest=False)
+    assert (found.shape, found.keep, found.branches, found.head) == (Shape.WHOLE, len(stored), False, 0)
+    assert found.known == (*(True for _ in kept), False)
+    assert found.positions == (*map(stored.index, kept), len(stored))
+    newest = align(stored, [new], sends_newest=True)
+    assert (newest.shape, newest.head, newest.positions) == (Shape.NEWEST, len(stored), (len(stored),))
+
+
+def test_new_silent_messages_are_appended_in_their_place() -> None:
+    """They may lead to what comes next."""
+    stored = [Entry(b"u", is_answer=False, is_user=True), Entry(b"a", is_answer=True)]
+    incoming = [*stored, Entry(b"r", is_answer=False), silent("t"), Entry(b"b", is_answer=True)]
+    found = align(stored, incoming, sends_newest=False)
+    assert (found.positions, found.known, found.keep) == ((0, 1, 2, 3, 4), (True, True, False, False, False), 2)
+
+
+def test_an_edit_drops_the_thoughts_that_led_to_what_it_drops() -> None:
+    """What an unanswered message had made the model think goes with it."""
+    user, more = (Entry(text, is_answer=False, is_user=True) for text in (b"u", b"m"))
+    stored = [user, silent("t"), Entry(b"a", is_answer=True), more, silent("x")]
+    new = Entry(b"n", is_answer=False, is_user=True)
+    found = align(stored, [user, Entry(b"a", is_answer=True), new], sends_newest=False)
+    assert (found.branches, found.keep, found.positions) == (False, 3, (0, 2, 3))
+
+
+def test_a_chained_message_follows_the_answer_that_it_names() -> None:
+    """Nothing is put before it, and nothing is compared: the provider has the rest."""
+    stored = [Entry(b"u", is_answer=False, is_user=True), Entry(b"a", is_answer=True)]
+    same = Entry(b"u", is_answer=False, is_user=True)
+    found = align_chained(stored, [same], after=2)
+    assert (found.shape, found.positions, found.keep, found.branches) == (Shape.CHAINED, (2,), 2, False)
+    assert (found.known, found.restored, found.lies_elsewhere) == ((False,), 0, True)
+    first = align_chained((), [same], after=0)
+    assert (first.positions, first.restored, first.branches) == ((0,), 0, False)
+
+
+def test_a_chained_message_may_leave_the_conversation_earlier() -> None:
+    """A client that goes on from an older answer has begun a branch; one that only tries again has not."""
+    user, answer = Entry(b"u", is_answer=False, is_user=True), Entry(b"a", is_answer=True)
+    other = Entry(b"o", is_answer=False, is_user=True)
+    stored = [user, answer, user, answer]
+    branch = align_chained(stored, [other], after=2)
+    assert (branch.branches, branch.keep, branch.positions) == (True, 2, (2,))
+    again = align_chained(stored[:3], [user], after=2)
+    assert (again.branches, again.keep, again.positions) == (False, 3, (2,))
+    retried = align_chained(stored, [user], after=2, is_retry=True)
+    assert (retried.branches, retried.keep, retried.positions) == (False, 3, (2,))

@@ -16,7 +16,7 @@ from memproxy.identity import Claims
 from memproxy.memory.tool_policy import ToolPolicy
 from memproxy.proxy import cached_results as module
 from memproxy.proxy.align import align
-from memproxy.proxy.cached_results import CachedResults, ToolCache, is_ordinary
+from memproxy.proxy.cached_results import CachedResults, ToolCache
 from memproxy.proxy.conversation import entry_of, read_conversation
 from memproxy.proxy.stages import Outbound, Remembered
 from memproxy.records import (
@@ -34,8 +34,7 @@ from memproxy.storage.tool_counts import ToolCounts
 from memproxy.storage.tool_results import Lessons, ToolResultStore
 from memproxy.storage.working import LoadedSession
 from memproxy.telemetry import Metrics
-from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
 SCOPE = Scope("tenant", "ann")
 TOOLS: list[JsonObject] = [
@@ -94,7 +93,7 @@ class Setting:
     ) -> CachedResults | None:
         """What may answer the calls of a request with these messages."""
         stored = tuple(StoredMessage(message, "", 0, self.clock.at) for message in history)
-        return await self.cache.for_request(remembered(*messages, **given), Outbound(b"", history=stored))
+        return await self.cache.for_request(remembered(*messages, **given), Outbound(b"", before=stored))
 
     async def ask(self, *messages: JsonObject, call: ToolCall | None = None, **given: Any) -> ToolAnswer | None:
         """What a request with these messages is told when the model calls a tool."""
@@ -117,10 +116,10 @@ def remembered(
     **given: Any,
 ) -> Remembered:
     """A request of which the first `known` messages are in the session's log."""
-    request = chat.read_request(json.dumps({"messages": [INSTRUCTIONS, *messages], "tools": tools}).encode())
+    request = CHAT_COMPLETIONS.read(json.dumps({"messages": [INSTRUCTIONS, *messages], "tools": tools}).encode())
     assert request is not None
     conversation = read_conversation(request)
-    log = [entry_of(message) for message in given.pop("log", messages[:known])]
+    log = [entry_of(CHAT_COMPLETIONS, message) for message in given.pop("log", messages[:known])]
     told: JsonObject = {
         "scope": SCOPE,
         "claims": Claims("ann", named, None, user_rule="path", session_rule="header"),
@@ -370,27 +369,3 @@ async def test_counting_never_fails_a_request(redis: Redis, caplog: pytest.LogCa
     )
     await cache.finish(source, [], mode=ToolCacheMode.ANSWER, tokens_saved=1)
     assert "tool calls were not counted: away" in caplog.text
-
-
-# Requests.
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, True),
-        ({"n": None, "tool_choice": None, "functions": None, "logprobs": None}, True),
-        ({"n": 1, "tool_choice": "auto", "functions": [], "logprobs": False}, True),
-        ({"n": 2}, False),
-        ({"n": "1"}, False),
-        ({"tool_choice": "required"}, False),
-        ({"tool_choice": "none"}, False),
-        ({"tool_choice": {"type": "function", "function": {"name": "get_order"}}}, False),
-        ({"functions": [{"name": "get_order"}]}, False),
-        ({"modalities": ["text", "audio"], "audio": {"voice": "ash"}}, False),
-        ({"logprobs": True}, False),
-    ],
-)
-def test_the_unusual_passes_through(fields: JsonObject, expected: bool) -> None:
-    """Rounds are joined only where it is known what the joined answer looks like."""
-    assert is_ordinary(ChatRequest(b"", fields, (QUESTION,))) is expected

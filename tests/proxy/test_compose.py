@@ -31,7 +31,8 @@ from memproxy.proxy.conversation import entry_of, read_conversation
 from memproxy.records import JsonObject, MemoryRecord, MemoryType, Pin, Scope, ScoredMemory, StoredMessage
 from memproxy.tokens import estimate_tokens
 from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_completions import ChatRequest
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
+from memproxy.wire.dialect import Request
 from tests.fakes.shared_data import trajectories
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
@@ -61,8 +62,8 @@ def result(id_: str) -> JsonObject:
     return {"role": "tool", "tool_call_id": id_, "content": f"result of {id_}"}
 
 
-def request(*messages: JsonObject, **fields: Any) -> ChatRequest:
-    read = chat.read_request(json.dumps({"model": "m", **fields, "messages": messages, "seed": 1.0}).encode())
+def request(*messages: JsonObject, **fields: Any) -> Request:
+    read = CHAT_COMPLETIONS.read(json.dumps({"model": "m", **fields, "messages": messages, "seed": 1.0}).encode())
     assert read is not None
     return read
 
@@ -71,12 +72,14 @@ def kept(messages: Sequence[JsonObject]) -> tuple[StoredMessage, ...]:
     return tuple(StoredMessage(message, chat.digest(message).hex(), 1, NOON) for message in messages)
 
 
-def aligned(log: Sequence[JsonObject], asked: ChatRequest) -> Alignment:
-    return align([entry_of(message) for message in log], read_conversation(asked).entries, sends_newest=True)
+def aligned(log: Sequence[JsonObject], asked: Request) -> Alignment:
+    return align(
+        [entry_of(CHAT_COMPLETIONS, message) for message in log], read_conversation(asked).entries, sends_newest=True
+    )
 
 
 def composed(
-    asked: ChatRequest,
+    asked: Request,
     log: Sequence[JsonObject] = (),
     *,
     instructions: Sequence[JsonObject] = (),
@@ -105,9 +108,9 @@ def sent(body: bytes) -> list[JsonObject]:
 
 
 def raw_sent(body: bytes) -> list[bytes]:
-    read = chat.read_request(body)
+    read = CHAT_COMPLETIONS.read(body)
     assert read is not None
-    return chat.raw_messages(read)
+    return CHAT_COMPLETIONS.raw_messages(read)
 
 
 def texts(body: bytes) -> list[str]:
@@ -164,7 +167,7 @@ def test_no_memory_breaks_out_of_its_block(text: str) -> None:
     """What somebody once said can't speak with another voice later."""
     for made in (
         (block(text, "good") or Pin()).block,
-        cut_note([user(f"find {text}")], "find", summary=text, max_tokens=500),
+        cut_note(CHAT_COMPLETIONS, [user(f"find {text}")], "find", summary=text, max_tokens=500),
     ):
         lines = made.splitlines()
         assert made.count("<memproxy-") == 1
@@ -197,7 +200,7 @@ def test_text_without_a_whole_block_stays_as_it_is() -> None:
         "",
     ):
         assert without_blocks(text) == text
-        assert message_without_blocks(user(text)) == user(text)
+        assert message_without_blocks(CHAT_COMPLETIONS, user(text)) == user(text)
 
 
 def test_stripping_blocks_takes_no_longer_than_reading() -> None:
@@ -212,9 +215,9 @@ def test_blocks_come_off_messages_of_parts() -> None:
     made = block("likes tea") or Pin()
     image = {"type": "image_url", "image_url": {"url": "x"}}
     echoed = user([{"type": "text", "text": made.block}, {"type": "text", "text": "words"}, image])
-    assert message_without_blocks(echoed) == user([{"type": "text", "text": "words"}, image])
+    assert message_without_blocks(CHAT_COMPLETIONS, echoed) == user([{"type": "text", "text": "words"}, image])
     untouched = user([{"type": "text", "text": "words"}, image])
-    assert message_without_blocks(untouched) is untouched
+    assert message_without_blocks(CHAT_COMPLETIONS, untouched) is untouched
 
 
 # What stands for what was cut
@@ -237,21 +240,25 @@ def test_a_long_address_does_not_crowd_out_the_identifiers() -> None:
 def test_pieces_share_words_with_the_question_and_keep_their_order() -> None:
     """What was cut is not gone: the lines that the newest message is about come back."""
     said = [user("my laptop is silver\nthe weather is fine"), answer("a silver laptop ships on Monday"), user("thanks")]
-    assert pieces_for("when will the laptop ship, silver one?", said, max_tokens=100) == [
+    assert pieces_for(CHAT_COMPLETIONS, "when will the laptop ship, silver one?", said, max_tokens=100) == [
         "user: my laptop is silver",
         "user: the weather is fine",
         "assistant: a silver laptop ships on Monday",
     ]
-    assert pieces_for("silver laptop", said, max_tokens=12) == ["assistant: a silver laptop ships on Monday"]
-    assert pieces_for("nothing of it", said, max_tokens=100) == []
-    assert pieces_for("", said, max_tokens=100) == []
+    assert pieces_for(CHAT_COMPLETIONS, "silver laptop", said, max_tokens=12) == [
+        "assistant: a silver laptop ships on Monday"
+    ]
+    assert pieces_for(CHAT_COMPLETIONS, "nothing of it", said, max_tokens=100) == []
+    assert pieces_for(CHAT_COMPLETIONS, "", said, max_tokens=100) == []
 
 
 @pytest.mark.parametrize("max_tokens", [0, 40, 100, 300, 1_000])
 def test_a_long_summary_leaves_room_for_the_rest_of_the_note(max_tokens: int) -> None:
     """In a small window the note must not take what the conversation needs."""
     dropped = [user(f"Please find order LX-{number}.") for number in range(4_000, 4_050)]
-    note = cut_note(dropped, "order?", summary="The order was found and sent. " * 100, max_tokens=max_tokens)
+    note = cut_note(
+        CHAT_COMPLETIONS, dropped, "order?", summary="The order was found and sent. " * 100, max_tokens=max_tokens
+    )
     assert estimate_tokens(note) <= max(max_tokens, 0)
     assert ("Summary: The order" in note) is (max_tokens >= 100)
     assert ("LX-4049" in note) is (max_tokens >= 100)
@@ -260,7 +267,7 @@ def test_a_long_summary_leaves_room_for_the_rest_of_the_note(max_tokens: int) ->
 def test_the_note_tells_summary_identifiers_and_pieces() -> None:
     """One block says that something was left out, and what it was."""
     dropped = [user("my order is A-1042"), answer("", "call_9x7y2")]
-    note = cut_note(dropped, "order?", summary="They\nordered.", max_tokens=500)
+    note = cut_note(CHAT_COMPLETIONS, dropped, "order?", summary="They\nordered.", max_tokens=500)
     assert note.splitlines() == [
         CUT_OPENING,
         "Summary: They ordered.",
@@ -268,8 +275,8 @@ def test_the_note_tells_summary_identifiers_and_pieces() -> None:
         "- user: my order is A-1042",
         CUT_CLOSING,
     ]
-    assert cut_note([user("hi")], "what?", summary="", max_tokens=500) == ""
-    assert cut_note([], "what?", summary="", max_tokens=500) == ""
+    assert cut_note(CHAT_COMPLETIONS, [user("hi")], "what?", summary="", max_tokens=500) == ""
+    assert cut_note(CHAT_COMPLETIONS, [], "what?", summary="", max_tokens=500) == ""
 
 
 # The request
@@ -288,7 +295,7 @@ def test_memories_go_before_the_newest_words() -> None:
     pin = block("likes tea") or Pin()
     asked = request({"role": "system", "content": "Be brief."}, user("hi"), answer("hello"), user("tea?"))
     body = composed(asked, placement=Placement(3, pin))
-    assert raw_sent(body)[:3] == chat.raw_messages(asked)[:3]
+    assert raw_sent(body)[:3] == CHAT_COMPLETIONS.raw_messages(asked)[:3]
     assert sent(body)[3] == user(f"{pin.block}\n\ntea?")
     assert b'"seed":1.0' in body
 
@@ -418,7 +425,7 @@ def test_the_dialect_of_a_message_survives(data: st.DataObject) -> None:
     place = data.draw(st.integers(min_value=0, max_value=2))
     pin = block("likes tea") or Pin()
     body = composed(asked, placement=Placement(place, pin))
-    for at, (raw, was) in enumerate(zip(raw_sent(body), chat.raw_messages(asked), strict=True)):
+    for at, (raw, was) in enumerate(zip(raw_sent(body), CHAT_COMPLETIONS.raw_messages(asked), strict=True)):
         told = msgspec.json.decode(raw, type=JsonObject)
         assert raw == was if at != place else {**told, "content": said[at]["content"]} == said[at]
-        assert module.message_without_blocks(told)["content"] == said[at]["content"] or at == place
+        assert module.message_without_blocks(CHAT_COMPLETIONS, told)["content"] == said[at]["content"] or at == place

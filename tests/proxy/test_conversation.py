@@ -15,6 +15,7 @@ from memproxy.proxy.conversation import (
 from memproxy.records import JsonObject
 from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, USER, IndexEntry
 from memproxy.wire import chat_completions as chat
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
 
 def said(words: str) -> JsonObject:
@@ -25,7 +26,7 @@ def said(words: str) -> JsonObject:
 
 def conversation(*words: str) -> Conversation:
     body: dict[str, Any] = {"messages": [said(each) for each in words]}
-    request = chat.read_request(json.dumps(body).encode())
+    request = CHAT_COMPLETIONS.read(json.dumps(body).encode())
     assert request is not None
     return read_conversation(request)
 
@@ -83,10 +84,10 @@ def test_an_index_entry_says_what_alignment_needs() -> None:
     """A stored message and the same message sent again are the same entry."""
     for words, partial in (("u:hi", False), ("a:hello", False), ("a:hel", True), ("t:found", False)):
         message = said(words)
-        stored = IndexEntry(chat.digest(message), 7, flags_of(message, is_partial=partial))
+        stored = IndexEntry(chat.digest(message), 7, flags_of(CHAT_COMPLETIONS, message, is_partial=partial))
         (entry,) = stored_entries([stored])
-        asked = entry_of(message)
+        asked = entry_of(CHAT_COMPLETIONS, message)
         assert entry == Entry(asked.digest, asked.is_answer, is_partial=partial, tokens=7, is_user=asked.is_user)
-    assert flags_of(said("a:x"), is_partial=True) == ANSWER | PARTIAL
-    assert flags_of(said("u:x"), is_partial=False) == USER
-    assert flags_of(said("t:x"), is_partial=False) == 0
+    assert flags_of(CHAT_COMPLETIONS, said("a:x"), is_partial=True) == ANSWER | PARTIAL
+    assert flags_of(CHAT_COMPLETIONS, said("u:x"), is_partial=False) == USER
+    assert flags_of(CHAT_COMPLETIONS, said("t:x"), is_partial=False) == 0

@@ -73,7 +73,7 @@ async def search(recall: Recall) -> Found[Sequence[ScoredMemory]]:
 
 
 def conversation(*chains: str) -> Conversation:
-    return Conversation((), tuple(Prefix(2, chain) for chain in chains), b"")
+    return Conversation((), tuple(Prefix(2, chain) for chain in chains), b"", chains)
 
 
 async def record(redis: Redis) -> SessionKey:

@@ -16,7 +16,7 @@ from memproxy.proxy.answer import Answering
 from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import read_conversation
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
-from memproxy.proxy.stages import Inbound, Outbound, Remembered
+from memproxy.proxy.stages import Inbound, Outbound, Packed, Remembered
 from memproxy.records import (
     MemoryMode,
     MemoryRecord,
@@ -31,7 +31,7 @@ from memproxy.records import (
     ToolCall,
 )
 from memproxy.storage.working import LoadedSession
-from memproxy.wire import chat_completions as chat
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 SCOPE = Scope("tenant", "ann", "shop")
@@ -39,11 +39,14 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "secre
 
 
 def inbound() -> Inbound:
-    return Inbound("mpr-1", NOON, time.monotonic(), BODY, SplitPath({}, b"/chat/completions"), {}, "tenant")
+    path, request = SplitPath({}, b"/chat/completions"), CHAT_COMPLETIONS.read(BODY)
+    return Inbound(
+        "mpr-1", NOON, time.monotonic(), BODY, Packed(BODY, BODY), path, CHAT_COMPLETIONS, request, {}, "tenant"
+    )
 
 
 def remembered(session: str = "one", thread: str = "", loaded: LoadedSession | None = None) -> Remembered:
-    request = chat.read_request(BODY)
+    request = CHAT_COMPLETIONS.read(BODY)
     assert request is not None
     conversation = read_conversation(request)
     return Remembered(

@@ -34,7 +34,8 @@ from memproxy.tasks import Tasks
 from memproxy.telemetry import Metrics
 from memproxy.tokens import count_tokens
 from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_answers import Answer
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
+from memproxy.wire.dialect import Answer
 from tests.fakes.serving import until
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
@@ -93,7 +94,7 @@ class Desk:
         **given: Any,
     ) -> Exchange:
         """A request as the pipeline would have prepared and answered it, with the session as it is now."""
-        request = chat.read_request(json.dumps({"model": "m", "messages": messages}).encode())
+        request = CHAT_COMPLETIONS.read(json.dumps({"model": "m", "messages": messages}).encode())
         assert request is not None
         conversation = read_conversation(request)
         is_blind = given.pop("is_blind", False)
@@ -114,7 +115,7 @@ class Desk:
             history=loaded.tail[: alignment.head] if loaded else (),
             placement=None,
             cut=Cut(),
-            answer=Answer(said(f"answer {name}") if answer is None else answer, finished=True),
+            answer=Answer((said(f"answer {name}") if answer is None else answer,), finished=True),
             outcome=Outcome.COMPLETED,
             learns=True,
             at=NOON,
@@ -662,7 +663,7 @@ async def test_one_exchange_that_can_not_be_recorded_does_not_hold_up_the_others
     """What fails for its own reasons is counted and passed over."""
     stored_answer = Recorder._stored_answer
 
-    async def refuse_one(self: Recorder, exchange: Exchange) -> StoredMessage | None:
+    async def refuse_one(self: Recorder, exchange: Exchange) -> Sequence[StoredMessage]:
         if exchange.request_id == "t1":
             raise StoreError("this one only")
         return await stored_answer(self, exchange)
@@ -693,6 +694,9 @@ async def test_waiting_for_nothing_takes_no_time(desk: Desk) -> None:
 async def test_every_message_is_counted_once_and_exactly() -> None:
     """The budget counts with what was stored; long texts are counted off the loop, with the same result."""
     short, long = user("hello world"), user("hello world " * 5_000)
-    assert await counted([]) == []
-    assert await counted([short]) == [count_tokens("hello world") + 4]
-    assert await counted([short, long]) == [*await counted([short]), count_tokens("hello world " * 5_000) + 4]
+    assert await counted(CHAT_COMPLETIONS, []) == []
+    assert await counted(CHAT_COMPLETIONS, [short]) == [count_tokens("hello world") + 4]
+    assert await counted(CHAT_COMPLETIONS, [short, long]) == [
+        *await counted(CHAT_COMPLETIONS, [short]),
+        count_tokens("hello world " * 5_000) + 4,
+    ]

@@ -28,7 +28,8 @@ from memproxy.storage.pressure import Pressure
 from memproxy.storage.queue import decode_turn
 from memproxy.storage.working import ANSWER, USER, IndexEntry, LoadedSession, NewTurn
 from memproxy.wire import chat_completions as chat
-from memproxy.wire.chat_answers import Answer
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
+from memproxy.wire.dialect import Answer
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 ANN = Scope("tenant", "ann", "shop")
@@ -46,13 +47,15 @@ def message(words: str) -> JsonObject:
 def session(*log: str, key: SessionKey = KEY, **given: Any) -> LoadedSession:
     """A session with this log, each message of ten tokens."""
     messages = [message(words) for words in log]
-    index = tuple(IndexEntry(chat.digest(each), 10, flags_of(each, is_partial=False)) for each in messages)
+    index = tuple(
+        IndexEntry(chat.digest(each), 10, flags_of(CHAT_COMPLETIONS, each, is_partial=False)) for each in messages
+    )
     return LoadedSession(key, length=len(log), tokens=10 * len(log), exact_prefix=None, index=index, **given)
 
 
 def exchange(*sent: str, found: LoadedSession | None = None, **given: Any) -> Exchange:
     body = {"model": "m", "messages": [message(words) for words in sent]}
-    request = chat.read_request(json.dumps(body).encode())
+    request = CHAT_COMPLETIONS.read(json.dumps(body).encode())
     assert request is not None
     conversation = read_conversation(request)
     log = [entry_of_index(entry) for entry in found.index] if found else []
@@ -68,7 +71,7 @@ def exchange(*sent: str, found: LoadedSession | None = None, **given: Any) -> Ex
         "history": (),
         "placement": None,
         "cut": Cut(),
-        "answer": Answer(None, finished=False),
+        "answer": Answer((), finished=False),
         "outcome": Outcome.COMPLETED,
         "learns": True,
         "at": NOON,
@@ -81,12 +84,14 @@ def exchange(*sent: str, found: LoadedSession | None = None, **given: Any) -> Ex
 
 
 def entry_of_index(entry: IndexEntry) -> Any:
-    made = entry_of({"role": "assistant" if entry.flags & ANSWER else "user" if entry.flags & USER else "tool"})
+    made = entry_of(
+        CHAT_COMPLETIONS, {"role": "assistant" if entry.flags & ANSWER else "user" if entry.flags & USER else "tool"}
+    )
     return replace(made, digest=entry.digest)
 
 
 def planned(asked: Exchange, answer: str = "a:new answer") -> NewTurn | None:
-    kept = stored(message(answer), exchange=asked, at=NOON, tokens=7) if answer else None
+    kept = [stored(message(answer), exchange=asked, at=NOON, tokens=7)] if answer else []
     counts = [5] * len(appended(asked, asked.alignment))
     return plan_turn(asked, asked.session, asked.alignment, key=asked.key, answer=kept, counts=counts)
 
@@ -169,7 +174,7 @@ def test_a_pointer_is_left_only_where_the_client_sends_the_whole_log() -> None:
     assert plan(exchange("u:sum", "u:more", "a:well", "u:on", found=found)).chain == ""
     assert plan(asked, answer="").chain == ""
     partial = stored(message("a:half"), exchange=asked, at=NOON, tokens=1, is_partial=True)
-    turn = plan_turn(asked, found, asked.alignment, key=KEY, answer=partial, counts=[5])
+    turn = plan_turn(asked, found, asked.alignment, key=KEY, answer=[partial], counts=[5])
     assert turn is not None
     assert turn.chain == ""
 
@@ -195,7 +200,7 @@ def test_less_is_queued_when_the_store_has_little_memory_left() -> None:
         kept = stored(message("a:found"), exchange=asked, at=NOON, tokens=7)
         counts = [5] * len(appended(asked, asked.alignment))
         turn = plan_turn(
-            asked, asked.session, asked.alignment, key=asked.key, answer=kept, counts=counts, pressure=pressure
+            asked, asked.session, asked.alignment, key=asked.key, answer=(kept,), counts=counts, pressure=pressure
         )
         assert turn is not None
         return turn

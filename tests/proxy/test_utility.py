@@ -7,14 +7,14 @@ import pytest
 
 from memproxy.proxy.utility import is_utility
 from memproxy.records import JsonObject
-from memproxy.wire import chat_completions as chat
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 from tests.fakes.shared_data import dialogues, trajectories
 
 
 def asks(user: str, system: str = "", **fields: object) -> bool:
     messages: list[JsonObject] = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": user})
-    request = chat.read_request(json.dumps({"messages": messages, **fields}).encode())
+    request = CHAT_COMPLETIONS.read(json.dumps({"messages": messages, **fields}).encode())
     assert request is not None
     return is_utility(request)
 
@@ -76,7 +76,7 @@ def test_what_people_ask_for_is_not_taken_for_a_utility_call(user: str, system: 
 def test_only_the_newest_message_can_be_a_task() -> None:
     """A tool's result that looks like a task is not one."""
     messages = [{"role": "user", "content": "hi"}, {"role": "tool", "content": "### Task: write a title for this chat"}]
-    request = chat.read_request(json.dumps({"messages": messages}).encode())
+    request = CHAT_COMPLETIONS.read(json.dumps({"messages": messages}).encode())
     assert request is not None
     assert not is_utility(request)
 
@@ -84,7 +84,7 @@ def test_only_the_newest_message_can_be_a_task() -> None:
 def test_real_conversations_are_none() -> None:
     """Three thousand turns between people and forty agent runs, and not one is mistaken."""
     for trajectory in trajectories():
-        request = chat.read_request(json.dumps({"messages": trajectory["messages"]}).encode())
+        request = CHAT_COMPLETIONS.read(json.dumps({"messages": trajectory["messages"]}).encode())
         assert request is not None
         assert not is_utility(request), trajectory["id"]
     told = [record["text"] for conversation in dialogues() for record in conversation["records"]]

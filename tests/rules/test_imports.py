@@ -58,8 +58,8 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "uvicorn": ("server", "demo.scripted_model"),
     "uvloop": ("learning_process", "server", "demo.scripted_model"),
     "wordllama": ("embedding",),
+    "zstandard": ("demo.script", "proxy.unpack"),
     "yarl": ("proxy.upstream",),
-    "zstandard": ("proxy",),
 }
 """Each dependency, and the modules or packages that may know it. Replacing one then changes one place."""
 

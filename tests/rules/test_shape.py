@@ -33,8 +33,8 @@ UNCHANGING = frozenset(
         "AfterValidator", "Field", "WithJsonSchema", "click.Choice", "click.Path", "click.argument", "click.option",
         "msgspec.json.Decoder", "msgspec.json.Encoder", "regex.compile",
         # our own, all frozen, or pure functions
-        "Answer", "Filter", "Floor", "Line", "McpTool", "Scene", "Strategy", "_Bench", "encode_event",
-        "schema.partitions",
+        "Answer", "ChatCompletions", "Filter", "Floor", "Line", "McpTool", "Messages", "Responses", "Scene", "Strategy",
+        "_Bench", "encode_event", "schema.partitions",
     }
 )  # fmt: skip
 """What may be called while a module is imported: it gives something that nobody can change, and touches nothing."""

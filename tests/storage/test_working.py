@@ -13,7 +13,7 @@ from memproxy.errors import StoreError, StoreUnavailableError
 from memproxy.records import Pin, Scope, SessionKey, StoredMessage
 from memproxy.storage import schema
 from memproxy.storage.connection import open_redis
-from memproxy.storage.working import ANSWER, RESULT, USER, IndexEntry, LoadedSession, NewTurn, SessionStore, read_index
+from memproxy.storage.working import ANSWER, USER, IndexEntry, LoadedSession, NewTurn, SessionStore, read_index
 
 NOON = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 ANN = Scope("tenant", "ann", "shop")

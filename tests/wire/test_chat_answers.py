@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memproxy.records import JsonObject, ToolCall
-from memproxy.wire import chat_answers
-from memproxy.wire.chat_answers import NO_ANSWER, Answer
+from memproxy.wire import chat_answers, recorded
+from memproxy.wire.dialect import NO_ANSWER, Answer
 from tests.fakes.chat_messages import assistant, calling, json_values
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "chat_completions"
@@ -32,6 +32,11 @@ def read(body: bytes, *, content_type: str = "text/event-stream", encoding: str 
     return chat_answers.read_answer([body], content_type=content_type, content_encoding=encoding)
 
 
+def message_of(answer: Answer) -> JsonObject:
+    (message,) = answer.messages
+    return message
+
+
 def stream(*deltas: JsonObject, finish: str | None = "stop") -> bytes:
     chunks: list[JsonObject] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
@@ -39,9 +44,7 @@ def stream(*deltas: JsonObject, finish: str | None = "stop") -> bytes:
 
 
 def streamed(*deltas: JsonObject) -> JsonObject:
-    message = read(stream(*deltas)).message
-    assert message is not None
-    return message
+    return message_of(read(stream(*deltas)))
 
 
 def fragment(index: object, arguments: str, **given: Any) -> JsonObject:
@@ -56,26 +59,25 @@ def test_a_recorded_stream_means_what_the_whole_answer_would(path: Path) -> None
     expected = EXPECTED[path.stem]
     answer = read(path.read_bytes(), content_type="text/event-stream; charset=utf-8")
     choice = expected["choices"]["0"]
-    assert answer.message is not None
-    assert answer.message["role"] == "assistant"
-    assert (answer.message.get("content") or "") == choice.get("content", "")
+    assert message_of(answer)["role"] == "assistant"
+    assert (message_of(answer).get("content") or "") == choice.get("content", "")
     for name in ("refusal", "reasoning_content"):
-        assert (answer.message.get(name) or "") == choice.get(name, "")
+        assert (message_of(answer).get(name) or "") == choice.get(name, "")
     told = [
         {"id": call["id"], "name": call["function"]["name"], "arguments": call["function"]["arguments"]}
-        for call in answer.message.get("tool_calls", [])
+        for call in message_of(answer).get("tool_calls", [])
     ]
     assert told == choice.get("tool_calls", [])
     assert answer.finished == ("finish_reason" in choice)
     assert answer.usage == expected.get("usage")
     assert answer.error == ("error" in expected)
     whole: JsonObject = {
-        "choices": [{"index": 0, "message": answer.message, "finish_reason": choice.get("finish_reason")}]
+        "choices": [{"index": 0, "message": message_of(answer), "finish_reason": choice.get("finish_reason")}]
     }
     if answer.usage:
         whole["usage"] = answer.usage
     assert read(json.dumps(whole).encode(), content_type="application/json") == Answer(
-        answer.message, finished=answer.finished, usage=answer.usage
+        (message_of(answer),), finished=answer.finished, usage=answer.usage
     )
 
 
@@ -94,11 +96,9 @@ def test_a_stream_reads_the_same_however_it_was_cut_or_packed(path: Path) -> Non
 @pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
 def test_a_stream_cut_short_anywhere_is_read_as_far_as_it_went(path: Path) -> None:
     """A broken connection leaves a beginning of the answer, never a crash and never more than was said."""
-    body, whole = path.read_bytes(), read(path.read_bytes()).message
-    assert whole is not None
+    body, whole = path.read_bytes(), message_of(read(path.read_bytes()))
     for cut in range(0, len(body), 7):
-        message = read(body[:cut]).message
-        if message is not None:
+        for message in read(body[:cut]).messages:
             for name in ("content", "refusal", "reasoning_content"):
                 assert str(whole.get(name) or "").startswith(str(message.get(name) or ""))
             assert len(message.get("tool_calls", [])) <= len(whole.get("tool_calls", []))
@@ -113,7 +113,7 @@ def test_a_whole_answer_is_read() -> None:
         "choices": [{"index": 1, "message": {"content": "no"}}, {"message": {"content": "hi"}, "finish_reason": "stop"}]
     }
     answer = read(json.dumps({**body, "usage": {"total_tokens": 3}}).encode(), content_type="application/json")
-    assert answer == Answer({"role": "assistant", "content": "hi"}, finished=True, usage={"total_tokens": 3})
+    assert answer == Answer(({"role": "assistant", "content": "hi"},), finished=True, usage={"total_tokens": 3})
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_a_stream_beyond_all_bounds_is_no_answer() -> None:
 
 def test_a_small_answer_that_unpacks_without_end_is_read_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes of gzip can stand for gigabytes; the proxy does not unpack them."""
-    monkeypatch.setattr(chat_answers, "MAX_ANSWER_BYTES", 10_000)
+    monkeypatch.setattr(recorded, "MAX_ANSWER_BYTES", 10_000)
     packed = gzip.compress(stream({"content": "a"}) + b": padding\n" * 100_000)
-    assert read(packed, encoding="gzip").message == {"role": "assistant", "content": "a"}
+    assert message_of(read(packed, encoding="gzip")) == {"role": "assistant", "content": "a"}
     assert (
         read(gzip.compress(b'"' + b"x" * 20_000 + b'"'), encoding="gzip", content_type="application/json") == NO_ANSWER
     )
@@ -172,7 +172,7 @@ def test_no_delta_is_too_odd_to_be_read(deltas: list[JsonObject]) -> None:
     """Whatever a compatible server makes of the format, the client has its answer and memproxy goes on."""
     answer = read(stream(*deltas))
     assert answer.finished
-    assert answer.message is None or msgspec.json.encode(answer.message)
+    assert all(msgspec.json.encode(message) for message in answer.messages)
 
 
 def test_null_calls_on_each_chunk_do_not_hide_the_calls() -> None:
@@ -215,7 +215,7 @@ def test_an_answer_without_a_role_is_the_assistants() -> None:
     """Servers that send null for it on every chunk do not turn the answer into nobody's."""
     assert streamed({"role": None, "content": "hi"}) == assistant("hi")
     body = b'{"choices":[{"message":{"role":null,"content":"hi"}}]}'
-    assert read(body, content_type="application/json").message == assistant("hi")
+    assert message_of(read(body, content_type="application/json")) == assistant("hi")
 
 
 def test_unknown_fields_of_deltas_are_kept_together() -> None:
@@ -249,7 +249,7 @@ def test_a_stream_can_be_asked_while_it_runs() -> None:
     reader.add({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}], "usage": {"total_tokens": 3}})
     assert reader.calls == (ToolCall("c1", "f", '{"a":1}'),)
     made = reader.answer()
-    assert made.message == assistant("Let me see.", tool_calls=[calling("f", '{"a":1}', id="c1")])
+    assert message_of(made) == assistant("Let me see.", tool_calls=[calling("f", '{"a":1}', id="c1")])
     assert (made.finished, made.usage, made.error, reader.is_unusual) == (True, {"total_tokens": 3}, False, False)
 
 

@@ -6,8 +6,8 @@
 --       2       "1" to read the index in any case
 --       3       how many of the newest messages to read when the chain does not fit exactly
 --       4       bytes of one index entry
--- Reply {base, which chain pointer names exactly this log (0: none), facts, pins, index, messages}; {} when nothing is
--- known.
+-- Reply {base, which chain pointer names exactly this log (0: none), for how many messages of it the pointer stands that
+-- was found ("": none, or the log was rewritten), facts, pins, index, messages}; {} when nothing is known.
 -- The keys of the session itself are derived from what the pointers say; they have the same hash tag as KEYS.
 
 local named = ARGV[1] == "1"
@@ -40,7 +40,9 @@ end
 
 local pins = redis.call("HGETALL", "mp:pin:" .. base)
 -- A log that code has rewritten is not the one that the pointer was made for, be it of the same length.
-local exact = matched > 0 and string.match(value, " (.*)$") == known.length .. " " .. known.rewrites
+local reaches, rewrites = string.match(value, " (%d+) (%d+)$")
+if rewrites ~= known.rewrites then reaches = "" end
+local exact = matched > 0 and reaches == known.length
 local index, messages = "", {}
 if ARGV[2] == "1" or tonumber(known.cut) > 0 or not exact then
   index = redis.call("GET", "mp:idx:" .. base) or ""
@@ -48,4 +50,4 @@ end
 if not exact and tonumber(ARGV[3]) > 0 then
   messages = redis.call("LRANGE", "mp:log:" .. base, -tonumber(ARGV[3]), -1)
 end
-return {base, exact and matched or 0, facts, pins, index, messages}
+return {base, exact and matched or 0, reaches, facts, pins, index, messages}

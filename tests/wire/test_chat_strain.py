@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memproxy.proxy.strain import Strainer, strained_object
 from memproxy.wire.chat_answers import read_answer
+from memproxy.wire.chat_strain import Strainer, strained_object
 from memproxy.wire.sse import encode_event
 
 
@@ -54,7 +54,7 @@ def test_the_client_gets_its_own_calls_numbered_from_zero(drawn: tuple[list[str]
     out = [piece for raw in events for piece in strainer.feed(raw)]
     theirs = [name for name in names if not is_ours(name)]
     answer = read_answer(out, content_type="text/event-stream", content_encoding="")
-    calls = (answer.message or {}).get("tool_calls", [])
+    calls = answer.messages[0].get("tool_calls", [])
     assert [call["function"] for call in calls] == [{"name": name, "arguments": '{"q":1}'} for name in theirs]
     assert answer.finished
     indexes = [
