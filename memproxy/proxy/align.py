@@ -13,7 +13,8 @@ edited. The digests of the stored log S and of the incoming conversation C (with
 | foreign | nothing in common, C has answers, or other instructions than a client that resends | a thread of its own |
 
 The log is append-only. A branch becomes a thread that copies the common part; only an unfinished end (messages whose
-answer never came, or broke off) is ever replaced in place. Pure; cost is linear in S and C.
+answer never came, or broke off) is ever replaced in place. Messages that code wrote into the log, and that the client
+does not send, are passed over: it knows nothing of them, and they stay. Pure; cost is linear in S and C.
 """
 
 import enum
@@ -46,6 +47,8 @@ class Entry:
     is_partial: bool = False
     tokens: int = 0
     is_user: bool = False
+    is_written: bool = False
+    """Code put it into the log; it was not said through the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ class Alignment:
     """For each incoming message its position in the log after recording; None for one that is not stored."""
     known: tuple[bool, ...]
     """For each incoming message: it was seen before, so nothing is learned from it again."""
+
+    @property
+    def is_whole(self) -> bool:
+        """The client sends all of the log, and nothing else, in its order."""
+        return self.positions == tuple(range(len(self.positions)))
 
     @property
     def new_from(self) -> int:
@@ -89,6 +97,35 @@ def align(
     `is_other_agent` says that the instructions are not the session's: where the session's own client would have sent
     its history, a message alone is then a helper's, which shares the session's name and nothing else.
     """
+    found = _align(stored, incoming, sends_newest=sends_newest, is_retry=is_retry, is_other_agent=is_other_agent)
+    sent = {entry.digest for entry in incoming}
+    known = [at for at, entry in enumerate(stored) if not entry.is_written or entry.digest in sent]
+    if len(known) == len(stored) or (found.keep == len(stored) and not found.branches):
+        return found
+    said = [stored[at] for at in known]
+    without = _align(said, incoming, sends_newest=sends_newest, is_retry=is_retry, is_other_agent=is_other_agent)
+    if without.keep == len(said) and not without.branches:
+        return _around(without, known, length=len(stored))
+    if found.branches or not any(entry.is_written for entry in stored[found.keep :]):
+        return found
+    return _branch(Shape.EDITED, stored, incoming, head=found.head, run=found.keep - found.head)
+
+
+def _around(found: Alignment, known: Sequence[int], *, length: int) -> Alignment:
+    """The same among all messages of the log, of which the alignment was made with those at `known` alone."""
+    places = [*known, *range(length, length + len(found.positions) + 1)]
+    positions = tuple(None if position is None else places[position] for position in found.positions)
+    return replace(found, head=places[found.head] if found.head else 0, keep=length, positions=positions)
+
+
+def _align(
+    stored: Sequence[Entry],
+    incoming: Sequence[Entry],
+    *,
+    sends_newest: bool,
+    is_retry: bool,
+    is_other_agent: bool,
+) -> Alignment:
     if is_retry and _answers(stored, incoming):
         stored = [*stored[:-1], replace(stored[-1], is_partial=True)]
     common = _common_prefix(stored, incoming)

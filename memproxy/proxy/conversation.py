@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from memproxy.proxy.align import Entry
 from memproxy.records import JsonObject
-from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, USER, IndexEntry
+from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, USER, WRITTEN, IndexEntry
 from memproxy.wire import chat_completions as chat
 from memproxy.wire.chat_completions import ChatRequest
 
@@ -77,6 +77,7 @@ def stored_entries(index: Sequence[IndexEntry]) -> tuple[Entry, ...]:
             is_partial=bool(entry.flags & PARTIAL),
             tokens=entry.tokens,
             is_user=bool(entry.flags & USER),
+            is_written=bool(entry.flags & WRITTEN),
         )
         for entry in index
     )

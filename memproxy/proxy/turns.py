@@ -195,9 +195,11 @@ def plan_turn(
         pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new) if answer is not None else None),
         queued=queued,
         chain=_chain(exchange, alignment, answer),
+        chain_is_whole=alignment.is_whole,
         is_named=exchange.is_named,
         parent=session.key if branch and session is not None else None,
         copied=alignment.keep if branch else 0,
+        rewrites=session.rewrites if session is not None else 0,
     )
 
 
@@ -272,7 +274,7 @@ def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int | None) ->
 
 
 def _chain(exchange: Exchange, alignment: Alignment, answer: StoredMessage | None) -> str:
-    """The pointer after this turn: only where the client sends all of the log, for it stands for all of it."""
+    """The pointer after this turn: only where the client sends all that was said, for it stands for all of it."""
     if answer is None or answer.partial or alignment.head or None in alignment.positions:
         return ""
     return extend(exchange.conversation.chain, bytes.fromhex(answer.digest)).hex()
