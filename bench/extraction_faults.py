@@ -52,9 +52,11 @@ WORKERS = 3
 SPEAKERS_AT_ONCE = 12
 """Sessions that are led at the same time."""
 
-KILL_WORKER_EVERY_S = (1.5, 4.0)
-RESTART_STORE_EVERY_S = (6.0, 12.0)
-DRAIN_S = 300.0
+KILL_WORKER_EVERY_S = (2.0, 8.0)
+RESTART_STORE_EVERY_S = (12.0, 25.0)
+TURNS_A_KILL, TURNS_A_RESTART = 50, 250
+"""How many there are: after that the run comes to its end, however slow the machine is."""
+DRAIN_S = 900.0
 POLL_S = 0.2
 
 SETTINGS: Mapping[str, str] = {
@@ -207,10 +209,7 @@ async def run(turns: Sequence[Said], *, seed: int, measures_latency: bool) -> Re
         scene.crew.start(WORKERS)
         result.degraded = await _say_all(scene, turns)
         result.said_s = time.monotonic() - began
-        await _drained(scene)
-        chaos.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await chaos
+        await chaos
         await _drained(scene)
         result.drained_s = time.monotonic() - began
         scene.crew.check_alive()
@@ -262,15 +261,15 @@ def _request(said: Said, messages: Sequence[Mapping[str, str]], *, session: str 
 
 
 async def _chaos(scene: Scene, result: Result) -> None:
-    """Kill workers and restart the store at random moments, until cancelled."""
+    """Kill workers and restart the store at random moments, so often as there are turns for."""
 
     async def workers() -> None:
-        while True:
+        for _ in range(max(3, result.turns // TURNS_A_KILL)):
             await asyncio.sleep(scene.rng.uniform(*KILL_WORKER_EVERY_S))
             await asyncio.to_thread(scene.crew.kill_one)
 
     async def store() -> None:
-        while True:
+        for _ in range(max(2, result.turns // TURNS_A_RESTART)):
             await asyncio.sleep(scene.rng.uniform(*RESTART_STORE_EVERY_S))
             with contextlib.suppress(Exception):  # it may be restarting just now
                 pid = (await scene.redis.info("server"))["process_id"]

@@ -13,11 +13,10 @@ import os
 from datetime import UTC, datetime
 
 from agent_memory_client import MemoryAPIClient, MemoryClientConfig
-from agent_memory_client.filters import MemoryType, Namespace, UserId
+from agent_memory_client.filters import MemoryType, UserId
 from agent_memory_client.models import MemoryMessage, MemoryRecordResult, MemoryStrategyConfig, WorkingMemory
 
 MEMPROXY_URL = os.environ.get("MEMPROXY_URL", "http://127.0.0.1:8080")
-USER = "heidi"
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "60"))
 
 CONVERSATION = (
@@ -39,6 +38,11 @@ STRATEGIES = (
 )
 
 
+def user_of(strategy: MemoryStrategyConfig) -> str:
+    """A user for each strategy, so that the four don't mix."""
+    return f"heidi-{strategy.strategy}"
+
+
 async def store_conversation(memory: MemoryAPIClient, strategy: MemoryStrategyConfig) -> None:
     """Put the conversation into the session's working memory, and say how it is to be read."""
     now = datetime.now(UTC)
@@ -46,21 +50,19 @@ async def store_conversation(memory: MemoryAPIClient, strategy: MemoryStrategyCo
     session = WorkingMemory(
         session_id=f"lyon-{strategy.strategy}",
         messages=messages,
-        user_id=USER,
-        namespace=strategy.strategy,  # so that the four don't mix in this example
+        user_id=user_of(strategy),
         long_term_memory_strategy=strategy,
     )
     await memory.put_working_memory(session.session_id, session)
 
 
-async def learned(memory: MemoryAPIClient, strategy: str) -> list[MemoryRecordResult]:
+async def learned(memory: MemoryAPIClient, user: str) -> list[MemoryRecordResult]:
     """What the model noted, as soon as there is something."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             found = await memory.search_long_term_memory(
                 text="",
-                user_id=UserId(eq=USER),
-                namespace=Namespace(eq=strategy),
+                user_id=UserId(eq=user),
                 memory_type=MemoryType(in_=["semantic", "episodic"]),
                 limit=20,
             )
@@ -77,7 +79,7 @@ async def main() -> None:
             await store_conversation(memory, strategy)
         for strategy in STRATEGIES:
             print(strategy.strategy)
-            for one in await learned(memory, strategy.strategy):
+            for one in await learned(memory, user_of(strategy)):
                 when = f" ({one.event_date:%Y-%m-%d})" if one.event_date else ""
                 print(f"  {one.memory_type.value:9} {one.text}{when}")
                 print(f"            topics: {', '.join(one.topics or [])}")

@@ -26,8 +26,8 @@ from memproxy.worker.process import running_workers
 
 log = logging.getLogger(__name__)
 
-NICENESS = 10
-"""About a tenth of the processor when others on the machine want it, all of it when not."""
+NICENESS = 5
+"""About a quarter of a processor when others on the machine want it, all of it when not."""
 
 SUPERVISION_S = 0.5
 """How often the process beside is looked after."""

@@ -3,11 +3,17 @@
 import asyncio
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
+from memproxy.records import Outcome, Scope, Turn
+from memproxy.storage.connection import open_redis
+from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.embedded_server import find_server_files, package_folder, runnable
+from memproxy.storage.queue import Stage, TurnQueue
 
 
 async def memproxy(*arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -81,6 +87,46 @@ async def test_a_report_of_recorded_conversations(tmp_path: Path) -> None:
     code, _, errors = await memproxy("tools", "report", str(file))
     assert code == 2
     assert "Line 1" in errors
+
+
+async def test_what_was_given_up_is_listed_tried_again_and_dropped(redis_url: str, redis: Redis) -> None:
+    """After an outage an operator needs four words, and scripts get JSON."""
+    scope = Scope("tenant", "ann")
+    queue = TurnQueue(redis, stage=Stage.LEARN)
+    for number in range(3):
+        at = datetime(2023, 5, 8, tzinfo=UTC)
+        await queue.add(Turn(f"mpr-{number}", scope, "chat-1", at, Outcome.COMPLETED, ()))
+    for claimed in await queue.claim("w", queue.partitions, count=160, block_s=0.1):
+        await queue.dead_letter("w", claimed, "the model refused")
+    store = ("--redis-url", redis_url)
+    code, output, errors = await memproxy("queue", "list", "--json", "--stage", "learn", *store)
+    assert code == 0, errors
+    assert [letter["turn"] for letter in json.loads(output)["dead"]] == ["mpr-2", "mpr-1", "mpr-0"]
+    assert (await memproxy("queue", "retry", "mpr-1", *store))[1] == "1 turns are tried again.\n"
+    assert (await memproxy("queue", "drop", "--all", *store))[1] == "2 turns are dropped.\n"
+    code, _, errors = await memproxy("queue", "drop", *store)
+    assert code == 2
+    assert "--all" in errors
+    depth = await queue.depth()
+    assert (depth.waiting, depth.dead) == (1, 0)
+
+
+async def test_a_file_is_imported_beside_a_running_server_and_bad_lines_make_it_fail(tmp_path: Path) -> None:
+    """A script notices, the log names the lines, and the embedded store of a server is shared."""
+    file = tmp_path / "past.jsonl"
+    chat = {"messages": [{"role": "user", "content": "My cat is called Whiskers."}], "session": "old"}
+    file.write_text(json.dumps(chat) + "\nnonsense\n")
+    async with EmbeddedStore(tmp_path / "data") as store:
+        options = ("--data-dir", str(tmp_path / "data"))
+        code, _, errors = await memproxy("import", str(file), "--user", "ann", *options)
+        assert code == 1
+        assert f"{file}, line 2" in errors
+        assert "1 conversations imported with 1 turns" in errors
+        async with open_redis(store.url, connect_timeout_s=5, max_connections=4) as redis:
+            assert (await TurnQueue(redis).depth()).waiting == 1
+        code, _, errors = await memproxy("extract", "--session", "old", "--user", "ann", *options)
+        assert code == 0, errors
+        assert "1 turns: 1 new memories of what was said" in errors
 
 
 async def test_a_store_without_query_engine_is_refused_with_the_reason(tmp_path: Path) -> None:

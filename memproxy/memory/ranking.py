@@ -120,9 +120,10 @@ def blend(
     `text`: key to BM25 score, of which `best_text` is the best and has the share `covered` of the question. `vector`:
     key to cosine. `alpha`: what the cosine counts against the words.
     """
-    words = (1 - alpha) * covered / best_text if best_text > 0 else 0.0
+    words = (1 - alpha) * covered
+    of_best = {key: score / best_text for key, score in text.items()} if best_text > 0 else {}
     blended = [
-        Blended(key, alpha * max(vector.get(key, 0.0), 0.0) + words * text.get(key, 0.0), vector.get(key, 0.0))
+        Blended(key, alpha * max(vector.get(key, 0.0), 0.0) + words * of_best.get(key, 0.0), vector.get(key, 0.0))
         for key in {**text, **vector}
     ]
     blended.sort(key=lambda each: (-each.score, -each.cosine, each.key))

@@ -61,6 +61,10 @@ class Seen:
         """The summary with this digest is what it was shown."""
         return any(left.mark.summary == digest for left in self.reads)
 
+    def knows_text(self, digest: str) -> bool:
+        """Whatever read it is that is answered, it showed this summary."""
+        return all(left.mark.summary == digest for left in self.reads)
+
     def read_value(self, name: str, digest: str) -> bool:
         """The value with this digest is what it was shown under this name of the session's data."""
         return any(left.mark.data.get(name) == digest for left in self.reads)

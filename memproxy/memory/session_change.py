@@ -157,7 +157,7 @@ def _summary(aligned: Aligned) -> str:
     if wished is None or wished == was:
         return was
     if not wished:  # cleared, if what is cleared is what was read
-        return "" if all(left.mark.summary == _digest(was) for left in aligned.seen.reads) else was
+        return "" if aligned.seen.knows_text(_digest(was)) else was
     return was if aligned.seen.read_text(_digest(wished)) else wished
 
 

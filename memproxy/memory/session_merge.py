@@ -1,9 +1,10 @@
 """What becomes of a session's messages when code puts a document in their place. Pure.
 
-A message of the document is one of the session's if it has its id, or, for what the proxy captured, if it has its
-words: code that writes down what it said through the proxy doubles nothing. What comes back unchanged keeps its full
-form, with calls, parts and names that the document can't show; what was changed takes the document's form. What the
-document leaves out goes, if its writer had seen it, and else stays, in its place.
+A message of the document is one of the session's if it has its id. What the proxy captured is recognised by its words,
+too: code that writes down what it said through the proxy doubles nothing. So is everything by a document without ids.
+What comes back unchanged keeps its full form, with calls, parts and names that the document can't show; what was
+changed takes the document's form. What the document leaves out goes, if its writer had seen it, and else stays, in its
+place.
 """
 
 from bisect import bisect_right
@@ -16,11 +17,8 @@ from memproxy.memory.read_marks import Seen
 from memproxy.memory.working import shown_text
 from memproxy.records import StoredMessage
 from memproxy.storage.session_state import Document
-from memproxy.storage.working import RESULT
+from memproxy.storage.working import RESULT, WRITTEN_TURN
 from memproxy.wire import chat_completions as chat
-
-WRITTEN = "put-"
-"""What the id of a turn begins with that code wrote as a document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,8 @@ class Sent:
     text: str
     at: datetime
     is_learned: bool = False
+    is_named: bool = True
+    """Its writer gave it its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,6 @@ class Match:
     """In the log; None for one that is new."""
     is_same: bool = False
     """It says what it said before."""
-    by_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +69,6 @@ class Merged:
     differs: bool = False
     """The session has more messages than the document, or others have removed some of those."""
 
-    @property
-    def written(self) -> tuple[StoredMessage, ...]:
-        """Those that are new or changed."""
-        return tuple(kept.message for kept in self.messages if kept.position is None)
-
 
 def match(document: Document, sent: Sequence[Sent]) -> list[Match]:
     """Which of the session's messages those of the document are; each is only one of them."""
@@ -83,9 +77,10 @@ def match(document: Document, sent: Sequence[Sent]) -> list[Match]:
         by_id[stored.id].append(position)
     found = [_by_id(document, one, by_id.get(one.id)) for one in sent]
     taken = {one.position for one in found}
+    is_nameless = not any(one.is_named for one in sent)
     by_words: dict[str, list[int]] = defaultdict(list)
     for position, stored in enumerate(document.messages):
-        if position not in taken and not is_written(stored):
+        if position not in taken and (is_nameless or not is_written(stored)):
             by_words[stored.digest].append(position)
     last = -1
     for at, one in enumerate(found):
@@ -102,7 +97,7 @@ def match(document: Document, sent: Sequence[Sent]) -> list[Match]:
 
 def is_written(stored: StoredMessage) -> bool:
     """Code put the message there; the proxy did not capture it."""
-    return stored.turn.startswith(WRITTEN)
+    return stored.turn.startswith(WRITTEN_TURN)
 
 
 def wire_form(sent: Sent) -> dict[str, str]:
@@ -116,12 +111,12 @@ def _by_id(document: Document, sent: Sent, places: deque[int] | None) -> Match:
     position = places.popleft()
     message = document.messages[position].message
     same = message.get("role") == sent.role and shown_text(message) == sent.text
-    return Match(sent, position, is_same=same, by_id=True)
+    return Match(sent, position, is_same=same)
 
 
 def first_repeated(matches: Sequence[Match]) -> int | None:
-    """The first position in the log of which a document repeats the message under its id."""
-    return min((one.position for one in matches if one.by_id and one.position is not None), default=None)
+    """The first position in the log of which a document repeats the message."""
+    return min((one.position for one in matches if one.position is not None), default=None)
 
 
 def to_count(matches: Sequence[Match]) -> list[dict[str, str]]:
@@ -158,7 +153,7 @@ def _sent(document: Document, one: Match, seen: Seen, *, tokens: int, turn: str)
     new = document.version + 1
     if one.position is not None:
         stored, entry = document.messages[one.position], document.index[one.position]
-        if one.is_same or not seen.knows_change(entry.version, is_written=is_written(stored)):
+        if one.is_same or (seen.reads and not seen.knows_change(entry.version)):  # else others changed it meanwhile
             if one.sent.is_learned and not stored.learned:
                 return Kept(replace(stored, learned=True), None, entry.version, is_sent=True)
             return Kept(stored, one.position, entry.version, is_sent=True)

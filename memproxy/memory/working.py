@@ -19,6 +19,9 @@ FULL = 0.7
 
 def shown_text(message: Mapping[str, Any]) -> str:
     """What a message says, as text: its words, a name for each part that is none, and the calls that it makes."""
+    content = message.get("content")
+    if isinstance(content, str) and content and not (message.get("tool_calls") or message.get("function_call")):
+        return content  # nearly always
     words = chat.message_text(message)
     if not words and isinstance(refusal := message.get("refusal"), str):
         words = refusal

@@ -106,6 +106,7 @@ def _sent(message: MessageInput, *, at: int, now: datetime, turn_id: str) -> Sen
         text=message.content,
         at=message.created_at or now,
         is_learned=message.discrete_memory_extracted == "t",
+        is_named=bool(message.id),
     )
 
 

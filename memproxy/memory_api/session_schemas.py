@@ -8,8 +8,9 @@ document was made from.
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from memproxy.extraction.strategies import check_strategy
 from memproxy.memory_api.requests import Input, QueryInput
 from memproxy.memory_api.schemas import MAX_OFFSET, MemoryInput, ScopeQuery, SearchRequest
 from memproxy.memory_api.values import MAX_ID_CHARS, MAX_TEXT_CHARS, Moment, Name, SmallJson
@@ -57,6 +58,12 @@ class StrategyInput(Input):
 
     strategy: Literal["discrete", "summary", "preferences", "custom"] = "discrete"
     config: SmallJson = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> "StrategyInput":
+        if (fault := check_strategy(self.strategy, self.config)) is not None:
+            raise ValueError(fault)
+        return self
 
 
 class SessionInput(Input):

@@ -1,23 +1,33 @@
 """Sessions for code: read, written, listed and deleted, whatever asks for it."""
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from memproxy.clock import Clock
 from memproxy.errors import RequestError, StoreUnavailableError
 from memproxy.memory.session_change import Aligned, Wish, align_with, plan
-from memproxy.memory.session_merge import WRITTEN, to_count
+from memproxy.memory.session_merge import to_count
 from memproxy.proxy.record import counted
 from memproxy.records import SessionKey
 from memproxy.storage.session_documents import SessionDocuments
 from memproxy.storage.session_index import SessionIndex
 from memproxy.storage.session_state import Document, View, Witness
+from memproxy.storage.working import WRITTEN_TURN
 from memproxy.tokens import Windows
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
 ATTEMPTS = 20
 """How often a write begins anew because the session changed meanwhile; each time somebody else's write went through."""
+
+
+MANY_MESSAGES = 500
+"""Comparing them with a session's takes about 5 ms."""
+
+T = TypeVar("T")
 
 
 async def _at_once(_: SessionKey) -> None:
@@ -56,18 +66,24 @@ class Sessions:
         await self.settled(key)
         for _ in range(ATTEMPTS):
             document, marks = await self.documents.read_for_change(key)
-            aligned = align_with(document, marks, wish, writer=Witness(connection, self.clock.now()))
+            writer, size = Witness(connection, self.clock.now()), document.length + len(wish.messages)
+            aligned = await _computed(size, partial(align_with, document, marks, wish, writer=writer))
             _check_words(aligned)
             tokens = await counted(CHAT_COMPLETIONS, to_count(aligned.matches))
-            change = plan(aligned, tokens=tokens, turn_id=turn_id)
+            change = await _computed(size, partial(plan, aligned, tokens=tokens, turn_id=turn_id))
             if await self.documents.change(change):
                 return change.after
         raise StoreUnavailableError("The session kept changing while it was written.")
 
 
+async def _computed(size: int, work: Callable[[], T]) -> T:
+    """What `work` gives; in a thread, if it is about so many messages that it takes more than a few milliseconds."""
+    return await asyncio.to_thread(work) if size > MANY_MESSAGES else work()
+
+
 def new_turn_id() -> str:
     """What the turn is called that one write puts into the queue; it begins the ids of messages that have none."""
-    return f"{WRITTEN}{uuid.uuid4().hex}"
+    return f"{WRITTEN_TURN}{uuid.uuid4().hex}"
 
 
 def _check_words(aligned: Aligned) -> None:

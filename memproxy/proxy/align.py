@@ -17,7 +17,8 @@ Silent messages (what a model thought, what a provider did for it) tell nothing:
 They take part in none of this, and stand where the message stands that they led to.
 
 The log is append-only. A branch becomes a thread that copies the common part; only an unfinished end (messages whose
-answer never came, or broke off) is ever replaced in place. Pure; cost is linear in S and C.
+answer never came, or broke off) is ever replaced in place. Messages that code wrote into the log, and that the client
+does not send, are passed over: it knows nothing of them, and they stay. Pure; cost is linear in S and C.
 """
 
 import enum
@@ -53,6 +54,8 @@ class Entry:
     is_user: bool = False
     is_silent: bool = False
     """It tells nothing about where it stands, and may be missing."""
+    is_written: bool = False
+    """Code put it into the log; it was not said through the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,11 @@ class Alignment:
     def restored(self) -> int:
         """Stored messages that go before the client's own."""
         return 0 if self.lies_elsewhere else self.head
+
+    @property
+    def is_whole(self) -> bool:
+        """The client sends all of the log, and nothing else, in its order."""
+        return self.positions == tuple(range(len(self.positions)))
 
     @property
     def new_from(self) -> int:
@@ -107,15 +115,44 @@ def align(
     its history, a message alone is then a helper's, which shares the session's name and nothing else.
     """
     if any(entry.is_silent for entry in (*stored, *incoming)):
-        heard, said = _heard(stored), _heard(incoming)
-        found = align(
+        heard, told = _heard(stored), _heard(incoming)
+        among = align(
             [stored[at] for at in heard],
-            [incoming[at] for at in said],
+            [incoming[at] for at in told],
             sends_newest=sends_newest,
             is_retry=is_retry,
             is_other_agent=is_other_agent,
         )
-        return _among_silent(found, stored, incoming)
+        return _among_silent(among, stored, incoming)
+    found = _align(stored, incoming, sends_newest=sends_newest, is_retry=is_retry, is_other_agent=is_other_agent)
+    sent = {entry.digest for entry in incoming}
+    known = [at for at, entry in enumerate(stored) if not entry.is_written or entry.digest in sent]
+    if len(known) == len(stored) or (found.keep == len(stored) and not found.branches):
+        return found
+    said = [stored[at] for at in known]
+    without = _align(said, incoming, sends_newest=sends_newest, is_retry=is_retry, is_other_agent=is_other_agent)
+    if without.keep == len(said) and not without.branches:
+        return _around(without, known, length=len(stored))
+    if found.branches or not any(entry.is_written for entry in stored[found.keep :]):
+        return found
+    return _branch(Shape.EDITED, stored, incoming, head=found.head, run=found.keep - found.head)
+
+
+def _around(found: Alignment, known: Sequence[int], *, length: int) -> Alignment:
+    """The same among all messages of the log, of which the alignment was made with those at `known` alone."""
+    places = [*known, *range(length, length + len(found.positions) + 1)]
+    positions = tuple(None if position is None else places[position] for position in found.positions)
+    return replace(found, head=places[found.head] if found.head else 0, keep=length, positions=positions)
+
+
+def _align(
+    stored: Sequence[Entry],
+    incoming: Sequence[Entry],
+    *,
+    sends_newest: bool,
+    is_retry: bool,
+    is_other_agent: bool,
+) -> Alignment:
     if is_retry and _answers(stored, incoming):
         stored = [*stored[:-1], replace(stored[-1], is_partial=True)]
     common = _common_prefix(stored, incoming)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from memproxy.proxy.align import Entry
 from memproxy.records import JsonObject
 from memproxy.storage.schema import digest_of
-from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, ROLE_FLAGS, SILENT, USER, IndexEntry
+from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, ROLE_FLAGS, SILENT, USER, WRITTEN, IndexEntry
 from memproxy.wire.dialect import Dialect, Request
 
 _SEED = b"memproxy chain 1"
@@ -116,6 +116,7 @@ def stored_entries(index: Sequence[IndexEntry]) -> tuple[Entry, ...]:
             tokens=entry.tokens,
             is_user=bool(entry.flags & USER),
             is_silent=bool(entry.flags & SILENT),
+            is_written=bool(entry.flags & WRITTEN),
         )
         for entry in index
     )

@@ -209,9 +209,11 @@ def plan_turn(
         pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new), span=len(answer)),
         queued=queued,
         chain=_chain(exchange, alignment, answer),
+        chain_is_whole=alignment.is_whole,
         is_named=exchange.is_named,
         parent=session.key if branch and session is not None else None,
         copied=alignment.keep if branch else 0,
+        rewrites=session.rewrites if session is not None else 0,
     )
 
 
@@ -288,7 +290,7 @@ def _pins(exchange: Exchange, alignment: Alignment, *, answer_at: int, span: int
 
 
 def _chain(exchange: Exchange, alignment: Alignment, answer: Sequence[StoredMessage]) -> str:
-    """The pointer after this turn: only where the client sends all of the log, for it stands for all of it."""
+    """The pointer after this turn: only where the client sends all that was said, for it stands for all of it."""
     if not answer or answer[-1].partial or alignment.head or None in alignment.positions:
         return ""
     if alignment.shape is Shape.CHAINED:

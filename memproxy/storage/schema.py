@@ -15,7 +15,7 @@ another, and nothing that a client sent is readable in a key.
 | `pin` | hash | position in the log -> the block injected there | session |
 | `sys` | string | the instructions that the session came with last | session |
 | `data` | hash | what the agent noted for the session: name -> JSON | session |
-| `mem` | hash | memories that code put beside the session: `m:`id -> JSON, `p:`id -> when it was stored as one | session |
+| `mem` | hash | memories that code put beside the session: `m:`id -> JSON, `p:`id -> when it was stored | session |
 | `threads` | set | the session's other threads, by what their keys end in | session |
 | `card` | hash | how a session is listed; indexed by the query engine | session |
 | `read` | hash | what readers of the session have seen, until they write it back | 10 minutes |

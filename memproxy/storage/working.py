@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 ENTRY = struct.Struct("<16sII")
 """One index entry: digest, tokens, and a byte of flags below three of the version that brought the message."""
 
-ANSWER, PARTIAL, USER, RESULT = 1, 2, 4, 8
-"""Flags of an index entry; a `RESULT` is a tool's, and stands behind the call that it answers."""
+ANSWER, PARTIAL, USER, RESULT, WRITTEN = 1, 2, 4, 8, 16
+"""Flags of an index entry. A `RESULT` is a tool's, and stands behind the call that it answers; what is `WRITTEN` code
+put there, and was not said through the proxy."""
+
+WRITTEN_TURN = "put-"
+"""What the id of a turn begins with that is no request's, but a document's that code wrote."""
 
 SILENT = 32
 """Flag of a message that clients may leave out of the history that they send again."""
@@ -106,6 +110,8 @@ class NewTurn:
     """The turn for the queue; empty when nothing is to be learned."""
     chain: str
     """Digest of the conversation's chain after this turn; empty when it has no answer."""
+    chain_is_whole: bool = field(default=True, kw_only=True)
+    """The conversation is all of the log."""
     is_named: bool
     """The client named the session."""
     parent: SessionKey | None = None
@@ -187,7 +193,7 @@ class SessionStore:
             turn.turn_id,
             index,
             ENTRY.size,
-            turn.pointer if turn.chain else "",
+            turn.pointer + ("" if turn.chain_is_whole else " partly") if turn.chain else "",
             self._ttls_ms[False],
             turn.queued,
             self._ttls_ms[turn.is_named],
@@ -306,7 +312,8 @@ def read_index(raw: bytes) -> tuple[IndexEntry, ...]:
 
 def entry_of(message: StoredMessage, *, flags: int = 0, version: int = 0) -> bytes:
     """A message's entry in the index; the version of a recorded turn is put in when it is written."""
-    flags |= ROLE_FLAGS.get(str(message.message.get("role")), 0) | (PARTIAL if message.partial else 0)
+    flags |= ROLE_FLAGS.get(str(message.message.get("role")), 0)
+    flags |= (PARTIAL if message.partial else 0) | (WRITTEN if message.turn.startswith(WRITTEN_TURN) else 0)
     return ENTRY.pack(bytes.fromhex(message.digest), message.tokens, flags | min(version, MAX_VERSION) << 8)
 
 

@@ -17,6 +17,9 @@ from memproxy.records import JsonObject
 INSTRUCTION_ROLES = frozenset({"system", "developer"})
 """Roles whose leading messages are the agent's instructions, not part of the conversation."""
 
+ROLES = INSTRUCTION_ROLES | {"user", "assistant", "tool"}
+"""Roles that every server takes, as long as a tool's result says which call it answers."""
+
 _ENCODER = msgspec.json.Encoder()
 _CANONICAL = msgspec.json.Encoder(order="sorted")
 
@@ -149,7 +152,10 @@ def call_ids(message: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def replayable(message: JsonObject) -> JsonObject:
-    """A stored message as it may be sent again: without fields that servers only send."""
+    """A stored message as it may be sent again: without fields that servers only send, in a role that they know.
+
+    Code may have written any role into a session: it is sent as the assistant's. (`function` was `tool` once.)
+    """
     kept = {name: value for name, value in message.items() if value is not None or name == "content"}
     kept.pop("annotations", None)
     audio = kept.get("audio")
@@ -157,6 +163,12 @@ def replayable(message: JsonObject) -> JsonObject:
         kept["audio"] = {"id": audio.get("id")}
     if not kept.get("tool_calls", True):
         del kept["tool_calls"]
+    role = str(kept.get("role"))
+    if role not in ROLES and not (role == "function" and "name" in kept):
+        kept["role"] = "assistant"
+    role = str(kept.get("role"))
+    if role not in ROLES and not (role == "function" and "name" in kept):
+        kept["role"] = "assistant"
     return kept
 
 

@@ -18,7 +18,7 @@ from memproxy.records import SessionKey, Turn
 from memproxy.storage.queue import Address, Claimed, Stage
 from memproxy.worker.lanes import Rules
 
-INDEX_RULES = Rules(turns=64, size=500_000, lanes=64)
+INDEX_RULES = Rules(turns=32, size=250_000, lanes=32)
 """The vectors of all these turns are made in one go, and stored in one round trip."""
 
 OnPersisted = Callable[[Turn, datetime], Awaitable[None]]

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from memproxy.demo.scripted_model import Reply
 from memproxy.errors import BudgetSpentError, ModelCallError
 from memproxy.extraction.extract import Extractor, Learned, Means
+from memproxy.extraction.facts import fact_id
 from memproxy.extraction.spending import Budget
 from memproxy.llm import JsonModel
 from memproxy.memory.long_term import LongTermMemory
@@ -369,3 +370,13 @@ async def test_explicit_records_are_never_touched(memory: LongTermMemory) -> Non
         records = await learner.records()
     assert [record for record in records if record.is_explicit] == before
     assert [record.text for record in records if not record.is_explicit] == ["Ann moved to Berlin."]
+
+
+async def test_sessions_of_nobody_are_learned_from_too(memory: LongTermMemory) -> None:
+    """Code may keep sessions without a user; the proxy queues none, so a turn without one is code's."""
+    turn = replace(PEANUTS, scope=NOBODY)
+    async with learning(memory, Answers(discrete_memories={"memories": [ALLERGY]})) as learner:
+        assert await learner.learn(turn) == 1
+        assert await learner.learn(turn) == 0
+    assert [record.text for record in await memory.get(NOBODY, [fact_id(ALLERGY["text"])])] == [ALLERGY["text"]]
+    assert await everything(memory) == []

@@ -47,6 +47,13 @@ def test_evidence_may_slip_but_not_be_made_up(evidence: str, *, is_believed: boo
     assert (quoted_from(evidence, SAID) is not None) is is_believed
 
 
+def test_a_number_is_quoted_exactly() -> None:
+    """One digit else is another order, however alike the two look."""
+    said = utterances([stored("user", "My new customer number with the railway is 99012341 since today.")])
+    assert quoted_from("my new customer number with railway is 99012341", said) is not None
+    assert quoted_from("my new customer number with railway is 99012342", said) is None
+
+
 def test_words_that_stand_far_apart_are_no_quotation() -> None:
     """A long message has all words somewhere."""
     words = "I booked a room. " + "It rained a lot there. " * 9 + "Then we took the table by the window in Rome."

@@ -93,6 +93,11 @@ async def test_the_rest_is_different(old: str, new: str, embedder: LocalEmbedder
     assert await between(new, old, embedder) is Likeness.DIFFERENT
 
 
+def test_texts_without_a_word_are_not_the_same() -> None:
+    """Nothing equals nothing, and yet a rocket is no party."""
+    assert likeness(gist("\U0001f389", TERMS), gist("\U0001f680", TERMS), cosine=0.0) is not Likeness.SAME
+
+
 @given(st.text(max_size=60), st.text(max_size=60), st.floats(-1, 1))
 def test_any_texts_can_be_compared(one: str, other: str, cosine: float) -> None:
     """What is equal to the letter is the same, whatever the language; nothing breaks."""

@@ -226,6 +226,69 @@ async def test_pages_are_slices_of_one_ranking(
         assert all(match.score is None or 0.0 <= match.score <= 1.0 for match in paged)
 
 
+VOCABULARY = tuple(
+    [
+        "tea",
+        "green",
+        "cup",
+        "horse",
+        "laptop",
+        "order",
+        "hike",
+        "mountain",
+        "river",
+        "city",
+        "train",
+        "ticket",
+        "hotel",
+        "doctor",
+        "garden",
+        "recipe",
+        "music",
+        "guitar",
+        "piano",
+        "football",
+        "match",
+        "winter",
+        "summer",
+        "beach",
+        "coffee",
+        "bread",
+        "cheese",
+        "wine",
+        "novel",
+        "library",
+        "school",
+        "teacher",
+        "exam",
+        "project",
+        "deadline",
+        "meeting",
+        "budget",
+        "salary",
+        "holiday",
+    ]
+)
+
+
+async def test_reading_little_finds_the_same_as_reading_everything(
+    memory: LongTermMemory, store: LongTermStore, embedder: LocalEmbedder
+) -> None:
+    """A memory may stand far down both lists, or in one alone, and still be the best."""
+    rng = np.random.default_rng(5)
+
+    def words(least: int, most: int) -> str:
+        return " ".join(rng.choice(VOCABULARY, rng.integers(least, most)))
+
+    await memory.remember([fact(str(at), words(2, 9)) for at in range(400)])
+    sparing, thorough = (Finder(store, embedder, terms=Terms(), least_depth=depth) for depth in (1, 1_000))
+    for mode, alpha in ((None, 0.0), *((SearchMode.HYBRID, alpha) for alpha in (0.1, 0.3, 0.5, 0.7, 0.9))):
+        for _ in range(12):
+            query = Query(words(1, 7), mode, alpha, limit=int(rng.integers(1, 6)), offset=int(rng.integers(0, 4)))
+            expected = (await thorough.find("tenant", replace(query, limit=100, offset=0))).memories
+            assert (await sparing.find("tenant", query)).memories == expected[query.offset : query.offset + query.limit]
+
+
 async def test_late_pages_are_there_and_end(memory: LongTermMemory) -> None:
     """A client that reads everything gets everything; one that goes too far gets nothing, and no error."""
     await memory.remember([fact(str(at), f"tea cup {WORDS[at % 6]} {at % 50}") for at in range(6_000)])

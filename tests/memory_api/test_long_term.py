@@ -106,6 +106,14 @@ async def test_what_code_created_is_recalled_by_the_proxy(serve: Serve) -> None:
         assert b"Alice is allergic to peanuts" in served.model.requests[-1].raw_body
 
 
+async def test_many_at_once_are_all_there_and_equal_ones_once(serve: Serve) -> None:
+    """They are stored in parts, which nobody notices."""
+    async with serve() as served, client(served) as http:
+        await create(http, *({} for _ in range(120)), {"text": "Statement 7"})
+        listed = (await http.post(f"{PATH}/search", json={"limit": 1})).json()
+    assert listed["total"] == 120
+
+
 # ---- searching ----
 
 

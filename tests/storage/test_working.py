@@ -13,7 +13,16 @@ from memproxy.errors import StoreError, StoreUnavailableError
 from memproxy.records import Pin, Scope, SessionKey, StoredMessage
 from memproxy.storage import schema
 from memproxy.storage.connection import open_redis
-from memproxy.storage.working import ANSWER, USER, IndexEntry, LoadedSession, NewTurn, SessionStore, read_index
+from memproxy.storage.working import (
+    ANSWER,
+    PARTIAL,
+    USER,
+    IndexEntry,
+    LoadedSession,
+    NewTurn,
+    SessionStore,
+    read_index,
+)
 
 NOON = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 ANN = Scope("tenant", "ann", "shop")
@@ -99,7 +108,7 @@ async def test_what_was_recorded_is_read_as_it_was(store: SessionStore) -> None:
     assert await store.record(turn("a", messages=[kept], pins={0: pin}, facts=facts))
     found = await load(store)
     assert found.tail == (replace(kept, id="a-0"),) == await store.messages(KEY, 0, 0)
-    assert found.index == (IndexEntry(bytes.fromhex("ab" * 16), 7, USER, version=1),)
+    assert found.index == (IndexEntry(bytes.fromhex("ab" * 16), 7, USER | PARTIAL, version=1),)
     assert found.pins == {0: pin}
     assert (found.key, found.length, found.tokens, found.turns, found.last_turn) == (KEY, 1, 7, 1, "a")
     assert (found.summary, found.instructions, found.cut, found.sends_newest) == ("été", "i", 0, True)

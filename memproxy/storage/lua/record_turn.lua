@@ -54,12 +54,9 @@ end
 local at = 13
 local whose = {unpack(ARGV, at + 1, at + tonumber(ARGV[at]))}
 at = at + #whose + 1
-for _ = 1, tonumber(ARGV[at]) do
-  redis.call("HSET", facts, ARGV[at + 1], ARGV[at + 2])
-  at = at + 2
-end
-redis.call("HSET", facts, "version", version)
-at = at + 1
+local told = 2 * tonumber(ARGV[at])
+redis.call("HSET", facts, "version", version, unpack(ARGV, at + 1, at + told))
+at = at + told + 1
 for _ = 1, tonumber(ARGV[at]) do
   redis.call("HSETNX", pins, ARGV[at + 1], ARGV[at + 2])
   at = at + 2
