@@ -10,6 +10,7 @@ from memproxy.proxy.conversation import flags_of
 from memproxy.records import JsonObject, Scope, SessionKey, StoredMessage
 from memproxy.storage import schema
 from memproxy.storage.working import NewTurn, SessionStore
+from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 from tests.fakes.learning import ANN, MONDAY
 
 TALK = SessionKey(ANN, "talk")
@@ -50,7 +51,7 @@ async def write(
         expected_length=expected,
         keep=expected,
         messages=tuple(messages),
-        flags=tuple(flags_of(message.message, is_partial=False) for message in messages),
+        flags=tuple(flags_of(CHAT_COMPLETIONS, message.message, is_partial=False) for message in messages),
         facts={"session": key.session, "thread": key.thread, **(facts or {})},
         pins={},
         queued=b"",

@@ -90,4 +90,4 @@ def test_an_index_entry_says_what_alignment_needs() -> None:
         assert entry == Entry(asked.digest, asked.is_answer, is_partial=partial, tokens=7, is_user=asked.is_user)
     assert flags_of(CHAT_COMPLETIONS, said("a:x"), is_partial=True) == ANSWER | PARTIAL
     assert flags_of(CHAT_COMPLETIONS, said("u:x"), is_partial=False) == USER
-    assert flags_of(CHAT_COMPLETIONS, said("t:x"), is_partial=False) == 0
+    assert flags_of(CHAT_COMPLETIONS, said("t:x"), is_partial=False) == RESULT
