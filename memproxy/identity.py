@@ -41,6 +41,7 @@ _BODY_FIELDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("metadata", "conversation_id"),
         ("conversation",),
         ("conversation", "id"),
+        ("metadata", "user_id"),
         ("prompt_cache_key",),
     ),
     "namespace": (),
@@ -61,6 +62,7 @@ _AGENT_SESSION_HEADERS = (
 _AGENT_USER_HEADERS = ("x-openwebui-user-id", "x-librechat-user-id")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_COMPOUND_USER = re.compile(r"(?P<user>user_[0-9a-f]+_account_.*)_session_(?P<session>[0-9a-f-]{36})", re.IGNORECASE)
 _RUN = re.compile(r"[0-9a-zA-Z]{16,}")
 _DIGITS = re.compile(r"\d+")
 
@@ -165,7 +167,7 @@ def _candidates(
         return [("header", checked(name, _header_text(header), source=f"the header X-Memproxy-{name.title()}"))]
     if name in path_claims:
         return [("path", path_claims[name])]
-    found = [("body", value) for path in _BODY_FIELDS[name] if (value := _usable(_at(body, path), path))]
+    found = [("body", value) for path in _BODY_FIELDS[name] if (value := _usable(_said(name, body, path), path))]
     return [*found, *(("agent", value) for value in _agent_values(name, headers))]
 
 
@@ -175,6 +177,17 @@ def _header_text(value: str) -> str:
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return value
+
+
+def _said(name: str, body: JsonObject, path: tuple[str, ...]) -> object:
+    """What the body says there. Claude Code says user and session in one field, and neither may stand for the other."""
+    value = _at(body, path)
+    if path != ("metadata", "user_id") or not isinstance(value, str):
+        return value
+    told = _COMPOUND_USER.fullmatch(value)
+    if told is None:
+        return value if name == "user" else None
+    return told[name]
 
 
 def _at(body: JsonObject, path: tuple[str, ...]) -> object:

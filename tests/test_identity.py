@@ -318,3 +318,13 @@ def test_memory_lives_under_tenant_user_and_namespace() -> None:
     """A session never decides whose memory is read."""
     found = Claims("alice", "one", "shop", user_rule="path", session_rule="path")
     assert scope_of("tenant", found) == Scope("tenant", "alice", "shop")
+
+
+def test_claude_codes_one_field_is_a_user_and_a_session() -> None:
+    """Taken as it stands, every session would be another user's, and nothing would ever be recalled."""
+    session = "0b3d2c8e-6a51-4c1f-9e7a-1f2e3d4c5b6a"
+    body = {"metadata": {"user_id": f"user_{'a1' * 32}_account__session_{session}"}}
+    claims = read_claims({}, {}, body, default_user=None)
+    assert (claims.user, claims.session, claims.rule) == (f"user_{'a1' * 32}_account_", session, "body")
+    plain = read_claims({}, {}, {"metadata": {"user_id": "ann_session_1"}}, default_user=None)
+    assert (plain.user, plain.session) == ("ann_session_1", None)

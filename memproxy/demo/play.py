@@ -19,7 +19,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from memproxy.clock import SystemClock
-from memproxy.demo.lookups import QUESTIONS, run_agent
+from memproxy.demo.lookups import QUESTIONS, Format, formats, run_agent
 from memproxy.demo.scenes import SCENES, USER, Line, Scene, answer
 from memproxy.demo.script import ModelRequest, text_of
 from memproxy.demo.scripted_model import ScriptedModel
@@ -72,7 +72,8 @@ async def play(console: Console) -> list[str]:
                     stage = Stage(console, upstream.model, instance, clock, base_url)
                     for scene in SCENES:
                         missing += await _play_scene(stage, scene)
-                    missing += await _play_lookups(stage, upstream.base_url)
+                    for form in formats():
+                        missing += await _play_lookups(stage, upstream.base_url, form)
     return missing
 
 
@@ -107,15 +108,15 @@ async def _play_scene(stage: Stage, scene: Scene) -> list[str]:
     return missing
 
 
-async def _play_lookups(stage: Stage, upstream: str) -> list[str]:
+async def _play_lookups(stage: Stage, upstream: str, form: Format) -> list[str]:
     """The agent with its tool, once straight at the model server and once through memproxy."""
-    stage.console.rule("[bold]An agent with a tool: three questions, one look-up")
-    through = f"{stage.base_url}/s/support-3/v1"
+    stage.console.rule(f"[bold]An agent with a tool, over {form.title}: three questions, one look-up")
+    through = f"{stage.base_url}/s/support-3-{form.title.replace(' ', '-')}/v1"
     stage.console.print(f"[dim]OPENAI_BASE_URL={through}\n")
     accounts = []
     for address in (upstream, through):
         async with AsyncOpenAI(base_url=address, api_key="none-needed", max_retries=0) as client:
-            accounts.append(await run_agent(client, QUESTIONS))
+            accounts.append(await run_agent(client, QUESTIONS, form))
     without, with_memproxy = accounts
     for question, said in zip(QUESTIONS, with_memproxy.answers, strict=True):
         stage.console.print(f"   [cyan]{escape(question)}[/]\n   [green]{escape(said)}\n")
@@ -127,10 +128,11 @@ async def _play_lookups(stage: Stage, upstream: str) -> list[str]:
     stage.console.print()
     missing = []
     if without.answers != with_memproxy.answers:
-        missing.append("with memproxy, the agent's answers are not the same")
+        missing.append(f"with memproxy, the agent's answers over {form.title} are not the same")
     if (len(without.executed), len(with_memproxy.executed)) != (len(QUESTIONS), 1):
         missing.append(
-            f"the tool ran {len(with_memproxy.executed)} times with memproxy, {len(without.executed)} without"
+            f"over {form.title} the tool ran {len(with_memproxy.executed)} times with memproxy, "
+            f"{len(without.executed)} without"
         )
     return missing
 

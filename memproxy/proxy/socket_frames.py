@@ -128,7 +128,7 @@ class SocketUpstream(Sender):
         try:
             while (frame := await frames.get()) is not None:
                 value = object_of(frame)
-                kind = value.get("type") if value is not None else None
+                kind = str(value.get("type")) if value is not None else ""
                 if kind in ENDS or kind == "error":
                     self._end(frames)
                     yield encode_event(frame)

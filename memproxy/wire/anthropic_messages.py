@@ -36,9 +36,14 @@ def blocks_of(message: Mapping[str, Any]) -> list[JsonObject]:
     return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
 
 
+def type_of(block: Mapping[str, Any]) -> str:
+    """What kind of block it is."""
+    return str(block.get("type"))
+
+
 def role_of(message: Mapping[str, Any]) -> str:
     """A user's message that brings results is a tool's: it belongs to the turn that asked for them."""
-    brings_results = any(block.get("type") == RESULT for block in blocks_of(message))
+    brings_results = any(type_of(block) == RESULT for block in blocks_of(message))
     return "tool" if brings_results else str(message.get("role"))
 
 
@@ -51,7 +56,7 @@ def digest(message: Mapping[str, Any]) -> bytes:
     pieces = [str(message.get("role")).encode("utf-8", "surrogatepass")]
     pieces.append(chat.message_text(message).strip().encode("utf-8", "surrogatepass"))
     for block in blocks_of(message):
-        kind = block.get("type")
+        kind = type_of(block)
         if kind == CALL:
             call = {"function": {"name": block.get("name"), "arguments": block.get("input")}}
             pieces += [b"call", chat.digest({"role": "assistant", "tool_calls": [call]})]
@@ -66,7 +71,7 @@ def digest(message: Mapping[str, Any]) -> bytes:
 def text_of(message: Mapping[str, Any]) -> str:
     """The words of a message, or what its results say; nothing else."""
     texts = [chat.message_text(message)]
-    texts += [chat.message_text(block) for block in blocks_of(message) if block.get("type") == RESULT]
+    texts += [chat.message_text(block) for block in blocks_of(message) if type_of(block) == RESULT]
     return "\n".join(text for text in texts if text)
 
 
@@ -74,9 +79,9 @@ def with_text(message: JsonObject, text: str) -> JsonObject:
     """The message with other words; results stay before them, other blocks behind."""
     if not isinstance(message.get("content"), list):
         return {**message, "content": text}
-    blocks = [block for block in blocks_of(message) if block.get("type") != "text"]
-    first = [block for block in blocks if block.get("type") == RESULT]
-    rest = [block for block in blocks if block.get("type") != RESULT]
+    blocks = [block for block in blocks_of(message) if type_of(block) != "text"]
+    first = [block for block in blocks if type_of(block) == RESULT]
+    rest = [block for block in blocks if type_of(block) != RESULT]
     return {**message, "content": [*first, {"type": "text", "text": text}, *rest] if blocks else text}
 
 
@@ -84,9 +89,9 @@ def countable_text(message: Mapping[str, Any]) -> str:
     """All text of a message that costs tokens."""
     texts = [text_of(message)]
     for block in blocks_of(message):
-        if block.get("type") == CALL:
+        if type_of(block) == CALL:
             texts.append(f"{block.get('name')} {_encoded(block.get('input'))}")
-        elif block.get("type") == "thinking":
+        elif type_of(block) == "thinking":
             texts.append(str(block.get("thinking")))
     return "\n".join(text for text in texts if text)
 
@@ -102,7 +107,7 @@ def replayable(message: JsonObject) -> JsonObject:
 
 def without_calls(message: JsonObject) -> JsonObject | None:
     """The words of a broken-off answer: anything else of it may be cut in the middle."""
-    words = [block for block in blocks_of(message) if block.get("type") == "text"]
+    words = [block for block in blocks_of(message) if type_of(block) == "text"]
     return {**message, "content": words} if words else None
 
 
@@ -116,12 +121,12 @@ def complete_pairs(messages: Sequence[JsonObject], following: Sequence[JsonObjec
     for position, message in enumerate(messages):
         blocks = blocks_of(message)
         if message.get("role") == "assistant":
-            asked = {str(block.get("id")) for block in blocks if block.get("type") == CALL}
+            asked = {str(block.get("id")) for block in blocks if type_of(block) == CALL}
             whole = asked <= _results_after(everything, position)
             asked = asked if whole else set()
             rest = message if whole else without_calls(message)
         else:
-            left = [block for block in blocks if block.get("type") != RESULT or str(block.get("tool_use_id")) in asked]
+            left = [block for block in blocks if type_of(block) != RESULT or str(block.get("tool_use_id")) in asked]
             asked -= {str(block.get("tool_use_id")) for block in left}
             rest = message if len(left) == len(blocks) else {**message, "content": left} if left else None
         kept += [rest] if rest is not None else []
@@ -133,7 +138,7 @@ def _results_after(messages: Sequence[Mapping[str, Any]], position: int) -> set[
     for message in messages[position + 1 :]:
         if message.get("role") == "assistant":
             break
-        found |= {str(block.get("tool_use_id")) for block in blocks_of(message) if block.get("type") == RESULT}
+        found |= {str(block.get("tool_use_id")) for block in blocks_of(message) if type_of(block) == RESULT}
     return found
 
 
@@ -162,7 +167,7 @@ def calls_of(blocks: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     return tuple(
         ToolCall(str(block.get("id") or ""), str(block.get("name") or ""), _encoded(block.get("input") or {}))
         for block in blocks
-        if block.get("type") == CALL
+        if type_of(block) == CALL
     )
 
 
@@ -179,7 +184,7 @@ def as_chat(messages: Sequence[JsonObject]) -> list[tuple[int, JsonObject]]:
             read.append((at, {"role": "assistant", "content": text, "tool_calls": calls}))
             continue
         for block in blocks:
-            if block.get("type") == RESULT:
+            if type_of(block) == RESULT:
                 result = {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": _given(block)}
                 read.append((at, result))
         if text or role_of(message) != "tool":

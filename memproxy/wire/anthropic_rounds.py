@@ -9,7 +9,7 @@ from typing_extensions import override
 from memproxy.errors import UpstreamBrokenError
 from memproxy.records import JsonObject, ToolCall
 from memproxy.wire.anthropic_answers import MessageReader
-from memproxy.wire.anthropic_messages import CALL, THOUGHTS, calls_of
+from memproxy.wire.anthropic_messages import CALL, THOUGHTS, calls_of, type_of
 from memproxy.wire.dialect import IsOurs
 from memproxy.wire.joined import Joined, object_of, summed
 from memproxy.wire.parts import Kind, PartsReading, PartsStrainer
@@ -72,7 +72,7 @@ class MessagesReading(PartsReading):
 
     @override
     def kind_of(self, part: Mapping[str, Any]) -> Kind:
-        kind = part.get("type")
+        kind = type_of(part)
         return Kind.CALL if kind == CALL else Kind.THOUGHT if kind in THOUGHTS else Kind.SPOKEN
 
     @override
@@ -84,7 +84,7 @@ class MessagesReading(PartsReading):
         self._reader.add(value)
         block = value.get("content_block")
         if value.get("type") == "content_block_start" and isinstance(block, dict):
-            self.begin(value.get(self.index, len(self.parts)), block)
+            self.begin(value.get(self.index), block)
         self.is_clients = self.is_clients or self.has_error
 
     def read_whole(self, value: JsonObject) -> None:
@@ -137,7 +137,7 @@ class MessagesStrainer(PartsStrainer):
     @override
     def begins(self, value: JsonObject) -> bool:
         block = value.get("content_block")
-        if not isinstance(block, dict) or block.get("type") != CALL:
+        if not isinstance(block, dict) or type_of(block) != CALL:
             return False
         is_taken = self._is_ours(str(block.get("name")))
         self._has_theirs = self._has_theirs or not is_taken
@@ -159,7 +159,7 @@ def strained_object(body: bytes, is_ours: IsOurs) -> bytes:
     content = value.get("content") if value else None
     if value is None or not isinstance(content, list):
         return body
-    calls = [block for block in content if isinstance(block, dict) and block.get("type") == CALL]
+    calls = [block for block in content if isinstance(block, dict) and type_of(block) == CALL]
     ours = [block for block in calls if is_ours(str(block.get("name")))]
     if not ours:
         return body

@@ -113,9 +113,12 @@ class PartsReading(ABC):
         """The answer is whole, and all that it waits for are functions."""
         return self._asks and not self.is_clients and self.is_whole and bool(self.calls)
 
-    def begin(self, index: int, part: Mapping[str, Any]) -> None:
-        """A part has begun."""
-        self._begun.append(index)
+    def begin(self, index: object, part: Mapping[str, Any]) -> None:
+        """A part has begun; without an index nobody can tell its events from those of others."""
+        if isinstance(index, int):
+            self._begun.append(index)
+        else:
+            self.is_clients = True
         self.look(part)
 
     def look(self, part: Mapping[str, Any]) -> None:
@@ -129,14 +132,14 @@ class PartsReading(ABC):
         self.holds = self._asks or kind is Kind.THOUGHT
 
     def count(self, value: JsonObject) -> None:
-        """Note the number of an event of a first round, which keeps its own."""
+        """Note the number of an event that keeps its own: of earlier rounds, nothing was shown."""
         number = value.get(self.number)
-        if not self._joined.rounds and isinstance(number, int):
+        if self._joined.id is None and isinstance(number, int):
             self._number = number + 1
 
     def says(self, value: JsonObject) -> bool:
         """Anything but an event that only opens the answer."""
-        return value.get("type") not in self.opens
+        return str(value.get("type")) not in self.opens
 
     def shown(self) -> None:
         """The client has seen all events so far."""
@@ -151,7 +154,7 @@ class PartsReading(ABC):
         if before.id is None:
             changed = self.changed(value)
             return raw if changed == value else encoded_like(raw, changed)
-        if value.get("type") in self.opens:
+        if str(value.get("type")) in self.opens:
             return None
         changed = self.changed(value)
         if self.number in value:
@@ -198,9 +201,10 @@ class PartsReading(ABC):
         asides: list[bytes] = []
         for raw in held:
             value = event_object(raw)
-            if value is None or value.get(self.index) not in places:
+            index = value.get(self.index) if value is not None else None
+            if value is None or not isinstance(index, int) or index not in places:
                 continue
-            changed = {**value, self.index: places[value[self.index]]}
+            changed = {**value, self.index: places[index]}
             if self.number in value:
                 changed[self.number] = number + len(asides)
             asides.append(encoded_like(raw, changed))
@@ -237,7 +241,7 @@ class PartsStrainer(ABC):
         index = value.get(self.index)
         if isinstance(index, int) and self.begins(value):
             self.taken.add(index)
-        if index in self.taken:
+        if isinstance(index, int) and index in self.taken:
             self._dropped += 1
             return []
         changed = dict(self.strained(value))

@@ -93,7 +93,7 @@ class ResponsesReading(PartsReading):
         self.count(value)
         kind, item = str(value.get("type")), value.get("item")
         if kind == "response.output_item.added" and isinstance(item, dict):
-            self.begin(value.get(self.index, len(self.parts)), item)
+            self.begin(value.get(self.index), item)
         elif kind == "response.output_item.done" and isinstance(item, dict):
             self.look(item)
         if kind in ENDS:
@@ -116,7 +116,7 @@ class ResponsesReading(PartsReading):
     @override
     def changed(self, value: JsonObject) -> JsonObject:
         response = value.get("response")
-        if value.get("type") not in ENDS or not isinstance(response, dict):
+        if str(value.get("type")) not in ENDS or not isinstance(response, dict):
             return value
         return {**value, "response": _joined_response(response, self._joined)}
 

@@ -89,7 +89,11 @@ class Look:
             await self.waits.wait()
         if self.error is not None:
             raise self.error
-        return None if call.arguments == ARGUMENTS[-1] else ToolAnswer(call, found(call), "cache")
+        return (
+            None
+            if call.arguments.replace(" ", "") == ARGUMENTS[-1].replace(" ", "")
+            else ToolAnswer(call, found(call), "cache")
+        )
 
 
 class Exchange:

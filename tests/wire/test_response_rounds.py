@@ -15,6 +15,8 @@ from memproxy.records import JsonObject, Outcome
 from memproxy.wire.joined import Joined
 from memproxy.wire.response_dialect import RESPONSES
 from memproxy.wire.response_rounds import ResponsesReading
+from memproxy.wire.response_strain import ResponsesStrainer
+from tests.fakes.chat_messages import json_values
 from tests.fakes.dialects import ARGUMENTS, cut
 from tests.fakes.exchanges import JSON, Exchange, answer_of
 from tests.fakes.response_streams import (
@@ -221,3 +223,35 @@ async def test_calls_with_arguments_that_no_source_knows_pass() -> None:
     stream = render(Round((LOOK, call("look_up", ARGUMENTS[-1], "call_2"))), Style())
     loop = exchange(answer_of(stream))
     assert await loop.run() == stream
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["type", "output_index", "item", "response", "delta", "sequence_number", "error", "part"]),
+            json_values
+            | st.sampled_from(
+                ["response.output_item.added", "response.output_text.delta", "response.completed", "response.created"]
+            ),
+        ),
+        max_size=4,
+    )
+)
+def test_no_event_is_too_odd_to_be_joined(odd: list[JsonObject]) -> None:
+    """A compatible server may send anything, in the first round and in a later one; the request goes on."""
+    first = new_round()
+    first.feed(render(Round((message("x"), LOOK)), Style()))
+    for joined in (Joined(), first.after(), Joined(rounds=1)):
+        current, strainer = new_round(joined, reads_on=True), ResponsesStrainer(lambda name: name.startswith("look"))
+        for event in odd:
+            raw = b"data: " + json.dumps(event).encode() + b"\n\n"
+            strainer.feed(raw)
+            try:
+                current.feed(raw)
+            except UpstreamBrokenError:
+                break
+        current.close()
+        assert current.is_answerable in (True, False)
+        current.after()
+        current.release()
