@@ -13,7 +13,7 @@ from memproxy.proxy.conversation import (
     stored_entries,
 )
 from memproxy.records import JsonObject
-from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, USER, IndexEntry
+from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, RESULT, USER, IndexEntry
 from memproxy.wire import chat_completions as chat
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
