@@ -93,15 +93,16 @@ async def say(
     """
     found = await store.load(key.scope, key.session, chains=[], want_index=True, tail=0)
     length = found.length if found else 0
+    target = found.key if found is not None and key.thread in {"", found.key.thread} else key
     facts = {
         "session": key.session,
-        "thread": key.thread,
+        "thread": target.thread,
         "updated_at": messages[-1].at.isoformat(),
         "tokens": str((found.tokens if found else 0) + sum(message.tokens for message in messages)),
         **({} if found else {"created_at": messages[0].at.isoformat()}),
     }
     new: JsonObject = {
-        "key": found.key if found else key,
+        "key": target,
         "turn_id": turn,
         "expected_length": length,
         "keep": length,
@@ -114,8 +115,8 @@ async def say(
         "is_named": True,
         "rewrites": found.rewrites if found else 0,
     }
-    if found is not None and key.thread not in {"", found.key.thread}:
-        new |= {"key": key, "expected_length": 0, "keep": 0, "parent": found.key, "copied": 1}
+    if found is not None and target != found.key:
+        new |= {"expected_length": 0, "keep": 0, "parent": found.key, "copied": 1}
     assert await store.record(NewTurn(**{**new, **given}))
 
 

@@ -137,7 +137,7 @@ def now() -> float:
 
 async def left_for_others(queue: TurnQueue) -> list[tuple[str, int]]:
     """What the next worker finds in the usual user's partition, with the attempts that count."""
-    taken = await queue.take_over("next", HOME, own=True)
+    taken = await queue.take_over("next", HOME)
     fresh = await queue.claim("next", [HOME], count=100, block_s=0.01)
     return [(claimed.turn.id, claimed.attempts) for claimed in (*taken.found, *fresh)]
 
@@ -417,7 +417,7 @@ async def test_a_worker_that_lost_a_partition_stops_working_on_it(redis: Redis) 
         await script.until(lambda: script.began == ["first"])
         await redis.set(schema.lease_key(HOME, Stage.INDEX), "other")
         await redis.zadd(schema.workers_key(Stage.INDEX), {"other": 9e15})
-        await queue.take_over("other", HOME, own=True)
+        await queue.take_over("other", HOME)
         await script.until(lambda: script.running == 0)
         assert HOME not in worker.partitions
         assert await is_shape(queue, (0, 2, 0))
@@ -431,7 +431,7 @@ async def test_a_turn_that_kills_its_workers_is_given_up(redis: Redis) -> None:
     queue = TurnQueue(redis)
     await queue.add(turn("a"))
     for victim in range(QUICK.attempts):
-        taken = await queue.take_over(f"victim {victim}", HOME, own=True)
+        taken = await queue.take_over(f"victim {victim}", HOME)
         held = taken.found or await queue.claim(f"victim {victim}", [HOME], count=1, block_s=0.05)
         await queue.begin(f"victim {victim}", held)
     script = Script()
@@ -448,7 +448,7 @@ async def test_turns_that_only_waited_while_their_worker_died_are_not_blamed(red
     await queue.add(turn("a"))
     await queue.claim("victim", [HOME], count=1, block_s=0.05)
     for victim in range(10):
-        await queue.take_over(f"victim {victim}", HOME, own=True)
+        await queue.take_over(f"victim {victim}", HOME)
     script = Script()
     async with running(worker_for(queue, script)):
         await until(lambda: is_shape(queue, EMPTY))
