@@ -390,8 +390,10 @@ async def test_a_dead_workers_turns_go_to_the_next_one_in_order(redis: Redis) ->
     assert script.ended == ["a", "b", "c"]
 
 
-async def test_what_a_worker_claims_without_knowing_that_it_lost_the_partition_is_found(redis: Redis) -> None:
-    """A suspended machine wakes up, takes one more turn, and learns only then that it is out: the turn is not stuck."""
+@pytest.mark.parametrize("claimer", ["sleeper", "one"])
+async def test_what_was_claimed_and_forgotten_is_found(redis: Redis, claimer: str) -> None:
+    """A suspended machine wakes up, takes one more turn, and learns only then that it is out; or the worker itself was
+    told too late what it has. No turn is stuck."""
     queue = TurnQueue(redis)
     script = Script()
     async with running(worker_for(queue, script, lease_s=1.0)):
@@ -400,7 +402,7 @@ async def test_what_a_worker_claims_without_knowing_that_it_lost_the_partition_i
         key = schema.queue_key(HOME)
         async with redis.pipeline() as pipe:  # in one go, so that the worker can't be faster
             pipe.xadd(key, {"turn": encode_turn(turn("b"))})  # type: ignore[unused-awaitable]  # only queued
-            pipe.xreadgroup(schema.GROUP, "sleeper", {key: ">"})  # type: ignore[unused-awaitable]  # only queued
+            pipe.xreadgroup(schema.GROUP, claimer, {key: ">"})  # type: ignore[unused-awaitable]  # only queued
             await pipe.execute()
         await until(lambda: is_shape(queue, EMPTY))
     assert script.ended == ["a", "b"]
