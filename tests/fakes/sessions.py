@@ -8,6 +8,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from memproxy.clock import Clock
+from memproxy.memory.session_merge import Sent
+from memproxy.memory.working import shown_text
 from memproxy.memory_api.sessions import Sessions
 from memproxy.records import JsonObject, Scope, SessionKey, StoredMessage
 from memproxy.storage.session_documents import SessionDocuments
@@ -58,6 +60,17 @@ def calling(name: str, arguments: str = "{}") -> StoredMessage:
 def answered(text: str) -> StoredMessage:
     """What that tool gave."""
     return said(text, "tool", tool_call_id="call_1")
+
+
+def sent(message: StoredMessage, **given: Any) -> Sent:
+    """A message as somebody who read it sends it back."""
+    shown = {"role": str(message.message["role"]), "text": shown_text(message.message), "at": message.at}
+    return Sent(message.id, **{**shown, **given})
+
+
+def new(name: str, text: str = "", *, minute: int = 60, **given: Any) -> Sent:
+    """One that is not in the session yet."""
+    return Sent(name, "user", text or f"words of {name}", NOON + timedelta(minutes=minute), **given)
 
 
 def document_of(messages: Sequence[StoredMessage], *, versions: Sequence[int] = (), **given: Any) -> Document:
