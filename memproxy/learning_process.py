@@ -26,8 +26,8 @@ from memproxy.worker.process import running_workers
 
 log = logging.getLogger(__name__)
 
-NICENESS = 5
-"""About a quarter of a processor when others on the machine want it, all of it when not."""
+NICENESS = 10
+"""About a tenth of a processor when others on the machine want it, all of it when not."""
 
 SUPERVISION_S = 0.5
 """How often the process beside is looked after."""
@@ -91,6 +91,7 @@ def _hear(hearing: "Connection[Told, Told]", observe: Observe) -> None:
 
 
 async def _work(settings: Settings, *, telling: "Connection[Told, Told] | None" = None) -> None:
+    os.nice(NICENESS)  # before there are threads: each inherits it, none is given it later
     stopped = asyncio.Event()
     _end_with_parent(settings, stopped)
     if telling is None:
@@ -99,7 +100,6 @@ async def _work(settings: Settings, *, telling: "Connection[Told, Told] | None" 
         if telling is None:
             log.info("%s", extraction_line(services.settings))
         on_signals(stopped.set)  # before this, the process beside has nothing that it would have to put in order
-        os.nice(NICENESS)
         observe = services.metrics.observe_job if telling is None else _telling(telling, services.metrics.observe_job)
         with _shown_metrics(services):
             async with running_workers(services, observe=observe):

@@ -121,6 +121,10 @@ async def _as_the_proxy(call: Call, query: str, document: Document | None, *, re
         found, max_memories=sessions.recall_memories, max_tokens=sessions.recall_tokens, seen=frozenset()
     )
     shown = set(block.memories) if block is not None else set()
+    records = [one.record for one in found if one.record.id in shown]
+    if records:
+        looked_at = call.api.long_term.touch(records, now=sessions.clock.now())
+        call.api.tasks.start(looked_at, name="note that memories were looked at")
     return [Match(one.record, one.score, 1.0 - one.vector_score) for one in found if one.record.id in shown]
 
 

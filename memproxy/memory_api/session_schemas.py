@@ -7,14 +7,12 @@ document was made from.
 
 from typing import Annotated, Any, Literal
 
-import msgspec
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from memproxy.extraction.strategies import check_strategy
 from memproxy.memory_api.requests import Input, QueryInput
 from memproxy.memory_api.schemas import MAX_OFFSET, MemoryInput, ScopeQuery, SearchRequest
 from memproxy.memory_api.values import MAX_ID_CHARS, MAX_TEXT_CHARS, Moment, Name, SmallJson
-from memproxy.records import JsonObject
 
 MAX_MESSAGES = 50_000
 """Of one document."""
@@ -24,14 +22,6 @@ MAX_ROLE_CHARS = 64
 MAX_TTL_S = 10 * 365 * 86_400
 MAX_WINDOW = 100_000_000
 """Tokens; larger than any model's."""
-
-
-def _encodable(value: JsonObject) -> JsonObject:
-    try:
-        msgspec.json.encode(value)
-    except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError) as error:
-        raise ValueError("has a value that JSON can't hold, such as a whole number beyond 64 bits") from error
-    return value
 
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_WINDOW)]
@@ -71,7 +61,7 @@ class SessionInput(Input):
 
     messages: Annotated[list[MessageInput], Field(max_length=MAX_MESSAGES)] = Field(default_factory=list)
     memories: Annotated[list[SessionMemoryInput], Field(max_length=MAX_MEMORIES)] = Field(default_factory=list)
-    data: Annotated[dict[str, Any], AfterValidator(_encodable)] | None = None
+    data: dict[str, Any] | None = None
     context: str | None = None
     user_id: Name | None = None
     namespace: Name | None = None
