@@ -22,7 +22,7 @@ from memproxy.storage.session_summaries import SessionSummaries, SummaryState
 from memproxy.storage.spent_tokens import SpentTokens
 from memproxy.storage.working import RESULT, USER, IndexEntry
 from tests.fakes.learning import MONDAY, Answers, learning
-from tests.fakes.sessions import OTHERS, TALK, facts_of, said, session_store, set_facts, talk, write
+from tests.fakes.talks import OTHERS, TALK, facts_of, said, session_store, set_facts, talk, write
 
 
 @asynccontextmanager

@@ -1,76 +1,137 @@
-"""Sessions in the store, as the proxy writes them."""
+"""Sessions as the proxy and code leave them, for tests of what is done with them."""
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from redis.asyncio import Redis
 
-from memproxy.proxy.conversation import flags_of
+from memproxy.clock import Clock
+from memproxy.memory_api.sessions import Sessions
 from memproxy.records import JsonObject, Scope, SessionKey, StoredMessage
-from memproxy.storage import schema
-from memproxy.storage.working import NewTurn, SessionStore
-from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
-from tests.fakes.learning import ANN, MONDAY
+from memproxy.storage.session_documents import SessionDocuments
+from memproxy.storage.session_index import SessionIndex
+from memproxy.storage.session_state import Change, Document
+from memproxy.storage.working import WRITTEN_TURN, IndexEntry, NewTurn, SessionStore, entry_of, read_index
+from memproxy.tokens import Windows
+from memproxy.wire import chat_completions as chat
 
-TALK = SessionKey(ANN, "talk")
-
-
-def session_store(redis: Redis) -> SessionStore:
-    """Sessions that stay."""
-    return SessionStore(redis, named_ttl_s=0, unnamed_ttl_s=600, receipt_ttl_s=60)
-
-
-def said(role: str, words: str | None, *, tokens: int = 10, minutes: float = 0, **fields: Any) -> StoredMessage:
-    """A message that takes so many tokens."""
-    message: JsonObject = {"role": role, "content": words, **fields}
-    digest = schema.digest_of(role, words, str(minutes))
-    return StoredMessage(message, digest=digest, tokens=tokens, at=MONDAY + timedelta(minutes=minutes))
+NOON = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
+ANN = Scope("tenant", "ann", "shop")
+CHAT = SessionKey(ANN, "chat-1")
 
 
-def talk(count: int, *, first: int = 0, tokens: int = 10) -> list[StoredMessage]:
-    """Messages of user and assistant in turn, numbered."""
-    return [
-        said(("user", "assistant")[number % 2], f"message number {number}", tokens=tokens, minutes=number)
-        for number in range(first, first + count)
+class HandClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.at = NOON
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic_s(self) -> float:
+        return self.at.timestamp()
+
+    def move(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+def said(text: Any, role: str = "user", *, at: datetime = NOON, tokens: int = 10, **more: Any) -> StoredMessage:
+    """A message as the proxy keeps it."""
+    message: JsonObject = {"role": role, "content": text, **more}
+    return StoredMessage(message, digest=chat.digest(message).hex(), tokens=tokens, at=at)
+
+
+def written(name: str, text: str, role: str = "user", *, at: datetime = NOON, turn: str = "1") -> StoredMessage:
+    """A message as code has put it there."""
+    return replace(said(text, role, at=at), id=name, turn=WRITTEN_TURN + turn)
+
+
+def calling(name: str, arguments: str = "{}") -> StoredMessage:
+    """A message of the model that calls a tool."""
+    call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return said(None, "assistant", tool_calls=[call])
+
+
+def answered(text: str) -> StoredMessage:
+    """What that tool gave."""
+    return said(text, "tool", tool_call_id="call_1")
+
+
+def document_of(messages: Sequence[StoredMessage], *, versions: Sequence[int] = (), **given: Any) -> Document:
+    """A session as it is read, of which each message came with a change of its own, unless it is said otherwise."""
+    counted = versions or range(1, len(messages) + 1)
+    index = [
+        read_index(entry_of(message, version=version))[0] for message, version in zip(messages, counted, strict=True)
     ]
+    version = max(counted, default=0)
+    facts: JsonObject = {"version": version, "length": len(messages), "created_at": NOON, "updated_at": NOON, **given}
+    return Document(CHAT, "base", messages=tuple(messages), index=tuple(index), **facts)
 
 
-async def write(
-    redis: Redis,
-    messages: Sequence[StoredMessage],
-    *,
-    key: SessionKey = TALK,
-    expected: int = 0,
-    facts: Mapping[str, str] | None = None,
+def documents_on(redis: Redis, *, named_ttl_s: float = 0) -> SessionDocuments:
+    return SessionDocuments(redis, SessionIndex(redis), named_ttl_s=named_ttl_s, unnamed_ttl_s=600)
+
+
+def sessions_on(redis: Redis, clock: Clock) -> Sessions:
+    documents = documents_on(redis)
+    return Sessions(documents, SessionIndex(redis), Windows({}, default=1_000), clock)
+
+
+def store_on(redis: Redis, *, named_ttl_s: float = 0) -> SessionStore:
+    return SessionStore(redis, named_ttl_s=named_ttl_s, unnamed_ttl_s=600, receipt_ttl_s=60)
+
+
+async def say(
+    store: SessionStore, turn: str, messages: Sequence[StoredMessage], *, key: SessionKey = CHAT, **given: Any
 ) -> None:
-    """Append a turn with these messages, and set facts."""
-    turn = NewTurn(
-        key=key,
-        turn_id=f"turn {expected}",
-        expected_length=expected,
-        keep=expected,
+    """A turn goes through the proxy: it is appended to whatever the session is by now.
+
+    With a thread that is not the current one, it begins as a branch of that.
+    """
+    found = await store.load(key.scope, key.session, chains=[], want_index=True, tail=0)
+    length = found.length if found else 0
+    facts = {
+        "session": key.session,
+        "thread": key.thread,
+        "updated_at": messages[-1].at.isoformat(),
+        "tokens": str((found.tokens if found else 0) + sum(message.tokens for message in messages)),
+        **({} if found else {"created_at": messages[0].at.isoformat()}),
+    }
+    new: JsonObject = {
+        "key": found.key if found else key,
+        "turn_id": turn,
+        "expected_length": length,
+        "keep": length,
+        "messages": tuple(replace(message, turn=turn) for message in messages),
+        "flags": (0,) * len(messages),
+        "facts": facts,
+        "pins": {},
+        "queued": b"",
+        "chain": "",
+        "is_named": True,
+        "rewrites": found.rewrites if found else 0,
+    }
+    if found is not None and key.thread not in {"", found.key.thread}:
+        new |= {"key": key, "expected_length": 0, "keep": 0, "parent": found.key, "copied": 1}
+    assert await store.record(NewTurn(**{**new, **given}))
+
+
+def rewritten(document: Document, messages: Sequence[StoredMessage], *, keep: int, **given: Any) -> Change:
+    """A change that leaves these messages, of which the first so many are as they were."""
+    new = document.version + 1
+    added = [IndexEntry(bytes.fromhex(one.digest), one.tokens, 0, new) for one in messages[keep:]]
+    after = replace(
+        document,
+        version=new,
+        length=len(messages),
         messages=tuple(messages),
-        flags=tuple(flags_of(CHAT_COMPLETIONS, message.message, is_partial=False) for message in messages),
-        facts={"session": key.session, "thread": key.thread, **(facts or {})},
-        pins={},
-        queued=b"",
-        chain="",
-        is_named=True,
+        index=(*document.index[:keep], *added),
+        created_at=document.created_at or NOON,
+        updated_at=(document.updated_at or NOON) + timedelta(seconds=1),
+        is_there=True,
+        **given.pop("after", {}),
     )
-    assert await session_store(redis).record(turn)
-
-
-async def set_facts(redis: Redis, facts: Mapping[str, str], *, key: SessionKey = TALK) -> None:
-    """Change facts of a session, as code or a later turn would."""
-    for name, value in facts.items():
-        await redis.hset(schema.session_key("s", key), name, value)
-
-
-async def facts_of(redis: Redis, *, key: SessionKey = TALK) -> dict[str, str]:
-    """All facts of a session."""
-    found: Any = await redis.hgetall(schema.session_key("s", key))
-    return {name.decode(): value.decode() for name, value in found.items()}
-
-
-OTHERS = SessionKey(Scope("tenant", "bob"), "talk")
+    return Change(document, after, keep, **given)

@@ -13,7 +13,7 @@ from memproxy.proxy.conversation import (
     stored_entries,
 )
 from memproxy.records import JsonObject
-from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, USER, IndexEntry
+from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, RESULT, USER, IndexEntry
 from memproxy.wire import chat_completions as chat
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
@@ -90,4 +90,4 @@ def test_an_index_entry_says_what_alignment_needs() -> None:
         assert entry == Entry(asked.digest, asked.is_answer, is_partial=partial, tokens=7, is_user=asked.is_user)
     assert flags_of(CHAT_COMPLETIONS, said("a:x"), is_partial=True) == ANSWER | PARTIAL
     assert flags_of(CHAT_COMPLETIONS, said("u:x"), is_partial=False) == USER
-    assert flags_of(CHAT_COMPLETIONS, said("t:x"), is_partial=False) == 0
+    assert flags_of(CHAT_COMPLETIONS, said("t:x"), is_partial=False) == RESULT

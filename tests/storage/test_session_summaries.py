@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from memproxy.storage import schema
 from memproxy.storage.session_summaries import SessionSummaries, SummaryState
-from tests.fakes.sessions import OTHERS, TALK, facts_of, set_facts, talk, write
+from tests.fakes.talks import OTHERS, TALK, facts_of, set_facts, talk, write
 
 
 async def state_of(redis: Redis) -> SummaryState:
