@@ -145,6 +145,10 @@ def _assembled(
     index = SessionIndex(redis)
     documents = SessionDocuments(redis, index, **ttls)
     budget = budget_of(settings, redis, clock)
+    far = embedder.unrelated
+    extractor = make_extractor(
+        settings, redis, long_term=long_term, sessions=sessions, model=model, budget=budget, unrelated=far
+    )
     return Services(
         settings=settings,
         clock=clock,
@@ -154,15 +158,7 @@ def _assembled(
         sessions=sessions,
         breaker=Breaker(threshold=BREAKER_FAILURES, pause_s=BREAKER_PAUSE_S, monotonic_s=clock.monotonic_s),
         long_term=long_term,
-        extractor=make_extractor(
-            settings,
-            redis,
-            long_term=long_term,
-            sessions=sessions,
-            model=model,
-            budget=budget,
-            unrelated=embedder.unrelated,
-        ),
+        extractor=extractor,
         queues={stage: TurnQueue(redis, stage=stage) for stage in Stage},
         store_memory=StoreMemory(redis),
         tool_policy=policy,

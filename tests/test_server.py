@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from memproxy.demo.script import in_order
 from memproxy.demo.scripted_model import Reply, ScriptedModel
 from memproxy.server import running, start_up_lines
 from memproxy.settings import Settings
@@ -172,6 +173,29 @@ async def test_a_signal_ends_it_cleanly(tmp_path: Path) -> None:
             await upstream.model.wait_until(lambda: bool(upstream.model.requests))
             served.process.terminate()
             assert (await asking).status_code == 200
+            assert await asyncio.wait_for(served.process.wait(), 20) == 0
+        async with memproxy(upstream.base_url, tmp_path) as again:
+            await say(again.origin, "Still there?")
+        assert texts_of(upstream.model)[0] == "Take your time."
+
+
+async def test_what_came_until_the_grace_period_ended_is_kept(tmp_path: Path) -> None:
+    """A stream may be longer than an orchestrator waits; what the user asked must not be gone with it."""
+    impatient = tmp_path / "impatient.toml"
+    impatient.write_text("shutdown_grace_s = 0.5\n")
+    silent = Reply(text="This takes so long that nobody waits for it.", cut_after=4, hang=True)
+    async with ScriptedModel(in_order(silent, Reply(text="Still here."))).serve() as upstream:
+        async with memproxy(upstream.base_url, tmp_path, "--config", str(impatient)) as served:
+            body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Take your time."}]}
+            async with httpx.AsyncClient(verify=False, timeout=20) as http:
+                address = f"{served.origin}/u/alice/s/one/v1/chat/completions"
+                async with http.stream("POST", address, json=body) as answer:
+                    pieces = answer.aiter_raw()
+                    await anext(pieces)
+                    served.process.terminate()
+                    with suppress(httpx.HTTPError):
+                        async for _ in pieces:
+                            pass
             assert await asyncio.wait_for(served.process.wait(), 20) == 0
         async with memproxy(upstream.base_url, tmp_path) as again:
             await say(again.origin, "Still there?")

@@ -53,10 +53,10 @@ class Finds(Protocol):
 
 
 class CountsLines(Protocol):
-    """Knows in how many sessions a line came."""
+    """Knows which of the sessions with a line one is."""
 
     async def sessions_with(self, scope: Scope, session: str, digests: Sequence[str]) -> Sequence[int]:
-        """In how many sessions of this user each line came, this one included, which is noted."""
+        """For each line 1 if this session of the user had it first, 2 if second, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class Hearing:
         digests = list(dict.fromkeys(digest for one in said for digest in line_digests(one)))
         if self._lines is None or not digests:
             return frozenset()
-        counts = await self._lines.sessions_with(turn.scope, turn.session, digests)
-        return frozenset(digest for digest, count in zip(digests, counts, strict=True) if count >= TEMPLATE_SESSIONS)
+        ranks = await self._lines.sessions_with(turn.scope, turn.session, digests)
+        return frozenset(digest for digest, rank in zip(digests, ranks, strict=True) if rank >= TEMPLATE_SESSIONS)
 
 
 def line_digests(said: Utterance) -> list[str]:

@@ -11,14 +11,14 @@ from memproxy.memory.session_merge import Sent
 from memproxy.memory.working import Window, shown_text
 from memproxy.memory_api.memories import memory_json, record_of
 from memproxy.memory_api.requests import Caller, invalid
-from memproxy.memory_api.session_schemas import MessageInput, SessionInput, SessionMemoryInput, StrategyInput
+from memproxy.memory_api.session_schemas import MessageInput, SessionInput, SessionMemoryInput
 from memproxy.records import JsonObject, MemoryRecord, SessionKey, StoredMessage, StrategyChoice
 from memproxy.storage.session_state import Document
 
 MAX_AHEAD = timedelta(seconds=300)
 """How far a client's clock may be ahead. Source: agent-memory-server."""
 
-DEFAULT_STRATEGY = StrategyInput()
+DEFAULT_STRATEGY = StrategyChoice("discrete")
 
 UNDATED = "Messages without created_at are taken to be from now; send it, a later version will ask for it."
 """What an answer says beside a document with such messages, under X-Deprecation-Warning."""
@@ -27,7 +27,7 @@ UNDATED = "Messages without created_at are taken to be from now; send it, a late
 def session_json(document: Document, window: Window, *, data: JsonObject | None) -> JsonObject:
     """A session as it is shown. `data` is what is shown where the session has none."""
     total, until = window.shares(document.tokens)
-    strategy = document.strategies[0] if document.strategies else StrategyChoice(DEFAULT_STRATEGY.strategy)
+    strategy = document.strategies[0] if document.strategies else DEFAULT_STRATEGY
     known = {name: msgspec.json.decode(value) for name, value in document.data.items()} if document.is_there else {}
     return {
         "messages": [message_json(message) for message in document.messages],
@@ -73,14 +73,14 @@ def wish_of(body: SessionInput, key: SessionKey, *, now: datetime, turn_id: str,
         InvalidInputError: a message is from the future.
     """
     given = body.model_fields_set
-    strategy = body.long_term_memory_strategy
+    strategy = StrategyChoice(body.long_term_memory_strategy.strategy, body.long_term_memory_strategy.config)
     return Wish(
         messages=tuple(_sent(one, at=at, now=now, turn_id=turn_id) for at, one in enumerate(body.messages)),
         memories=tuple(_record(one, key, now=now) for one in body.memories),
         data=None if body.data is None else _encoded(body.data),
         summary=(body.context or "") if "context" in given else None,
         # Clients build documents anew and send the default: that undoes nothing.
-        strategy=None if strategy == DEFAULT_STRATEGY else StrategyChoice(strategy.strategy, strategy.config),
+        strategy=None if strategy == DEFAULT_STRATEGY else strategy,
         ttl_ms=None if body.ttl_seconds is None else body.ttl_seconds * 1000,
         keeps_ttl="ttl_seconds" not in given,
         state=body.last_accessed,

@@ -3,6 +3,7 @@
 Fail open: whatever memory can't do in time is left out and named in the receipt; the request itself goes on.
 """
 
+import asyncio
 import logging
 import time
 import uuid
@@ -227,6 +228,9 @@ class Pipeline:
             headers = receipt_headers(inbound, outbound, inside)
             await client.refuse(error, headers, msgspec.json.encode(inbound.dialect.error_body(error)))
             return
+        except asyncio.CancelledError:  # the process ends and has waited as long as it may: what came is kept
+            self.record(inbound, outbound, relayed, inside, receipt=receipt)
+            raise
         self._count(outbound, relayed.status or 499)
         answer = self.record(inbound, outbound, relayed, inside, receipt=receipt)
         self._count_calls(outbound, sources, answer, inside)

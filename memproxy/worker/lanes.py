@@ -17,6 +17,7 @@ job leaves where it writes) is found by whoever comes next.
 import heapq
 import itertools
 from bisect import insort
+from collections import Counter
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field, replace
 
@@ -105,6 +106,7 @@ class Lanes:
         self._lanes: dict[Hashable, _Lane] = {}
         self._known: dict[Address, int] = {}
         """What stands in a lane, being done or not, and its size."""
+        self._partitions: Counter[str] = Counter()
         self._due: list[Place] = []
         self._numbers = itertools.count()
         self.size = 0
@@ -113,11 +115,16 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._known)
 
+    def held_in(self, partition: str) -> int:
+        """How many turns of a partition stand in lanes, being done or not."""
+        return self._partitions[partition]
+
     def admit(self, claimed: Claimed, lane: Hashable, *, since_s: float) -> bool:
         """Put the turn at its place in its lane; False when it is there already."""
         if claimed.address in self._known:
             return False
         self._known[claimed.address] = claimed.size
+        self._partitions[claimed.partition] += 1
         self.size += claimed.size
         found = self._lanes.setdefault(lane, _Lane(claimed.partition))
         insort(found.waiting, Held(claimed, since_s), key=lambda held: held.claimed.order)
@@ -244,7 +251,8 @@ class Lanes:
 
     def _forget(self, held: Collection[Held]) -> None:
         for each in held:
-            self.size -= self._known.pop(each.claimed.address, 0)
+            self.size -= self._known.pop(each.claimed.address)
+            self._partitions[each.claimed.partition] -= 1
 
 
 def _is_apart(held: Held, lane: _Lane) -> bool:

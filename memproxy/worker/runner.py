@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from memproxy.errors import MemproxyError, ModelAwayError, StoreError, StoreReadOnlyError, StoreUnavailableError
 from memproxy.storage.leases import Leases
-from memproxy.storage.queue import BEGINNING, Claimed, TurnQueue
+from memproxy.storage.queue import Claimed, TurnQueue
 from memproxy.worker.jobs import Failure, GiveUp, Job, Patience, Retry, judge, lane_of, worn_out
 from memproxy.worker.lanes import Batch, Lanes
 from memproxy.worker.outage import Observe, Outage, observe_nothing
@@ -122,6 +122,7 @@ class Worker:
             try:
                 await self._look_after_partitions()
             except StoreError as error:
+                self._behind |= self._tenure.held  # what was being taken over may have become ours unnoticed
                 await asyncio.sleep(self._store.failed(error))
                 continue
             self._store.passed()
@@ -133,27 +134,30 @@ class Worker:
         self._lose(change.lost)
         self._behind |= change.gained
         for partition in sorted(self._behind & self._tenure.held):
-            await self._catch_up(partition, own=True)
+            await self._catch_up(partition)
             self._behind.discard(partition)
             self._announce()
-        if self._clock() >= self._sweep_due_s:  # who does not know yet that it lost a partition may still claim in it
+        if self._clock() >= self._sweep_due_s:
+            # Who does not know yet that it lost a partition may still claim in it; and what was somebody else's when a
+            # batch of ours was begun or finished may be ours again.
             self._sweep_due_s = self._clock() + self._tenure.leases.ttl_s
             for partition in sorted(self._tenure.held):
-                await self._catch_up(partition, own=False)
+                await self._catch_up(partition, known=self._lanes.held_in(partition))
         busy = {partition for batch in self._running.values() for partition in batch.partitions}
         if idle := self._tenure.leaving - busy:
             self._lose(idle)
             await self._tenure.give_back(idle)
 
-    async def _catch_up(self, partition: str, *, own: bool) -> None:
-        """Take over all that others, or this worker before, have claimed in the partition and not finished."""
-        cursor = BEGINNING
-        while True:
-            taken = await self._queue.take_over(self._consumer, partition, cursor=cursor, own=own)
+    async def _catch_up(self, partition: str, *, known: int = -1) -> None:
+        """Have in the lanes all that anybody has claimed in the partition and not finished.
+
+        With `known`, nothing is looked at unless that is more.
+        """
+        taken = await self._queue.take_over(self._consumer, partition, known=known)
+        self._admit(taken.found)
+        while not taken.is_last:
+            taken = await self._queue.take_over(self._consumer, partition, cursor=taken.cursor)
             self._admit(taken.found)
-            if taken.is_last:
-                return
-            cursor = taken.cursor
 
     def _lose(self, partitions: Iterable[str]) -> None:
         """Stop working on what somebody else works on by now."""

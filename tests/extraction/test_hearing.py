@@ -125,7 +125,7 @@ async def test_a_template_is_known_by_the_sessions_it_comes_in(memory: LongTermM
         assert await heard(memory, turn, turn, lines=lines) == [f"{TEMPLATE}Question {number}?"] * 2
     third = turn_of(stored("user", f"{TEMPLATE}I live in Rome."), id="t3", session="s3")
     assert await heard(memory, third, lines=lines) == ["I live in Rome."]
-    again = turn_of(stored("user", f"{TEMPLATE}I live in Rome."), id="t4", session="s1")
+    again = turn_of(stored("user", f"{TEMPLATE}I live in Rome."), id="t4", session="s4")
     assert await heard(memory, again, lines=lines) == ["I live in Rome."]
     assert await heard(memory, replace(again, scope=BOB), lines=lines) == [f"{TEMPLATE}I live in Rome."]
 

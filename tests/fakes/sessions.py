@@ -8,6 +8,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from memproxy.clock import Clock
+from memproxy.memory.session_merge import Sent
+from memproxy.memory.working import shown_text
 from memproxy.memory_api.sessions import Sessions
 from memproxy.records import JsonObject, Scope, SessionKey, StoredMessage
 from memproxy.storage.session_documents import SessionDocuments
@@ -60,6 +62,17 @@ def answered(text: str) -> StoredMessage:
     return said(text, "tool", tool_call_id="call_1")
 
 
+def sent(message: StoredMessage, **given: Any) -> Sent:
+    """A message as somebody who read it sends it back."""
+    shown = {"role": str(message.message["role"]), "text": shown_text(message.message), "at": message.at}
+    return Sent(message.id, **{**shown, **given})
+
+
+def new(name: str, text: str = "", *, minute: int = 60, **given: Any) -> Sent:
+    """One that is not in the session yet."""
+    return Sent(name, "user", text or f"words of {name}", NOON + timedelta(minutes=minute), **given)
+
+
 def document_of(messages: Sequence[StoredMessage], *, versions: Sequence[int] = (), **given: Any) -> Document:
     """A session as it is read, of which each message came with a change of its own, unless it is said otherwise."""
     counted = versions or range(1, len(messages) + 1)
@@ -93,15 +106,16 @@ async def say(
     """
     found = await store.load(key.scope, key.session, chains=[], want_index=True, tail=0)
     length = found.length if found else 0
+    target = found.key if found is not None and key.thread in {"", found.key.thread} else key
     facts = {
         "session": key.session,
-        "thread": key.thread,
+        "thread": target.thread,
         "updated_at": messages[-1].at.isoformat(),
         "tokens": str((found.tokens if found else 0) + sum(message.tokens for message in messages)),
         **({} if found else {"created_at": messages[0].at.isoformat()}),
     }
     new: JsonObject = {
-        "key": found.key if found else key,
+        "key": target,
         "turn_id": turn,
         "expected_length": length,
         "keep": length,
@@ -114,8 +128,8 @@ async def say(
         "is_named": True,
         "rewrites": found.rewrites if found else 0,
     }
-    if found is not None and key.thread not in {"", found.key.thread}:
-        new |= {"key": key, "expected_length": 0, "keep": 0, "parent": found.key, "copied": 1}
+    if found is not None and target != found.key:
+        new |= {"expected_length": 0, "keep": 0, "parent": found.key, "copied": 1}
     assert await store.record(NewTurn(**{**new, **given}))
 
 

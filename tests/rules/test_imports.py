@@ -42,7 +42,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "httpx_aiohttp": ("proxy.upstream",),
     "litestar": ("app", "memory_api"),
     "mcp": ("memory_api",),
-    "msgspec": ("app", "demo", "extraction", "memory", "memory_api", "proxy", "records", "storage", "wire", "worker"),
+    "msgspec": ("app", "demo", "extraction", "memory", "memory_api", "proxy", "records", "storage", "wire"),
     "numpy": ("embedding", "memory.compaction", "storage"),
     "openai": ("llm", "remote_vectors", "demo.play", "demo.lookups"),
     "prometheus_client": ("telemetry",),

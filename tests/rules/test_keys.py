@@ -14,7 +14,7 @@ from tests.rules.source import PACKAGE, modules
 
 HOUR_S = 3_600.0
 
-_ROW = re.compile(r"^\| `(?P<kind>\w+)` \| (?P<type>\w+) \| (?P<holds>[^|]+) \| (?P<ttl>[^|]+) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| `(?P<kind>\w+)` \| (?P<type>[\w, ]+) \| (?P<holds>[^|]+) \| (?P<ttl>[^|]+) \|$", re.MULTILINE)
 _LITERAL = re.compile(r"mp:([a-z]+)(?=[:\"'])")
 
 DOCUMENTED = {found["kind"]: found["ttl"].strip() for found in _ROW.finditer(schema.__doc__ or "")}
@@ -99,7 +99,7 @@ def a_turn(key: SessionKey, *, is_named: bool) -> NewTurn:
 def test_every_key_expires_or_is_meant_to_stay(written: dict[str, int]) -> None:
     """A store that nobody looks after does not fill up with what nobody asks for again."""
     kinds = {name.split(":")[1] for name in written}
-    assert kinds == {"s", "log", "idx", "pin", "sys", "c", "r", "q", "secret"}
+    assert kinds == {"s", "log", "idx", "pin", "sys", "card", "c", "r", "q", "secret"}
     forever = {name.split(":")[1] for name, ttl_ms in written.items() if ttl_ms < 0}
     assert forever == kinds & schema.PERMANENT
 

@@ -28,13 +28,13 @@ UNCHANGING = frozenset(
     {
         # of the standard library
         "MappingProxyType", "TypeVar", "bytes", "chr", "datetime", "frozenset", "json.JSONDecoder", "logging.getLogger",
-        "range", "re.compile", "struct.Struct", "tuple", "type",
+        "range", "re.compile", "struct.Struct", "timedelta", "tuple", "type",
         # of dependencies
         "AfterValidator", "Field", "WithJsonSchema", "click.Choice", "click.Path", "click.argument", "click.option",
         "msgspec.json.Decoder", "msgspec.json.Encoder", "regex.compile",
         # our own, all frozen, or pure functions
         "Answer", "ChatCompletions", "Filter", "Floor", "Line", "McpTool", "Messages", "Responses", "Scene", "Strategy",
-        "_Bench", "encode_event", "schema.partitions",
+        "_Bench", "Rules", "StrategyChoice", "encode_event", "schema.partitions",
     }
 )  # fmt: skip
 """What may be called while a module is imported: it gives something that nobody can change, and touches nothing."""

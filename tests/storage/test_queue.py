@@ -53,13 +53,13 @@ async def claim_one(queue: TurnQueue, consumer: str = "one") -> Claimed:
 
 
 async def taken_over(
-    queue: TurnQueue, consumer: str = "heir", *, partition: str = HOME, own: bool = True
+    queue: TurnQueue, consumer: str = "heir", *, partition: str = HOME, known: int = -1
 ) -> list[Claimed]:
     """Everything of the partition, part by part."""
-    taken = await queue.take_over(consumer, partition, own=own)
+    taken = await queue.take_over(consumer, partition, known=known)
     found = taken.found
     while not taken.is_last:
-        taken = await queue.take_over(consumer, partition, cursor=taken.cursor, own=own)
+        taken = await queue.take_over(consumer, partition, cursor=taken.cursor)
         found += taken.found
     return found
 
@@ -172,13 +172,15 @@ async def test_turns_of_a_dead_worker_are_taken_over_in_order_and_uncounted(queu
     assert await queue.begin("heir", found[:1]) == {found[0].address}
 
 
-async def test_looking_for_the_turns_of_others_leaves_the_own_alone(queue: TurnQueue) -> None:
-    """The look is made again and again; it must cost nothing when there is nothing."""
-    await queue.add(turn("a"))
-    await claim_one(queue, "one")
-    assert await taken_over(queue, "one", own=False) == []
-    assert [claimed.turn.id for claimed in await taken_over(queue, "one", own=True)] == ["a"]
-    assert [claimed.turn.id for claimed in await taken_over(queue, "two", own=False)] == ["a"]
+async def test_looking_for_forgotten_turns_does_nothing_where_there_are_none(queue: TurnQueue) -> None:
+    """The look is made again and again; it must cost nothing, and miss nothing."""
+    for name in ("a", "b"):
+        await queue.add(turn(name))
+    await claimed_by(queue, "one")
+    assert await taken_over(queue, "one", known=2) == []
+    assert [claimed.turn.id for claimed in await taken_over(queue, "one", known=1)] == ["a", "b"]
+    assert await taken_over(queue, "two", known=2) == []
+    assert [claimed.turn.id for claimed in await taken_over(queue, "two", known=0)] == ["a", "b"]
 
 
 async def test_an_attempt_is_counted_in_the_store(queue: TurnQueue) -> None:

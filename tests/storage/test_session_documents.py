@@ -521,7 +521,8 @@ async def test_a_deleted_session_leaves_nothing(redis: Redis) -> None:
         rewritten(document, document.messages, keep=2, memories={"m1": KeptMemory(memory("m1"), 3)})
     )
     await documents.read(CHAT, ALL, reader=ME)
-    kinds = {key.decode().split(":")[1] for key in await redis.keys("mp:*")}
+    left: list[bytes] = await redis.keys("mp:*")  # type: ignore[assignment]  # the client gives bytes
+    kinds = {key.decode().split(":")[1] for key in left}
     assert kinds >= {"s", "log", "idx", "pin", "sys", "tool", "data", "mem", "read", "card", "threads"}
     assert await documents.delete(CHAT)
     assert set(await redis.keys("mp:*")) == stays
@@ -556,11 +557,11 @@ async def test_a_damaged_session_is_a_store_error(redis: Redis, kind: str, value
     key = schema.session_key(kind, CHAT)
     match kind:
         case "log":
-            await redis.lset(key, 0, value)  # type: ignore[misc]  # redis-py types it as perhaps not awaitable
+            await redis.lset(key, 0, value)
         case "idx":
             await redis.set(key, value)
         case _:
-            await redis.hset(key, {"mem": "m:x", "read": "open c 1 0 x", "s": "length"}[kind], value)  # type: ignore[misc]
+            await redis.hset(key, {"mem": "m:x", "read": "open c 1 0 x", "s": "length"}[kind], value)
     with pytest.raises(StoreError):
         await documents.read_for_change(CHAT)
 

@@ -24,7 +24,8 @@ async def index(redis: Redis) -> SessionIndex:
 async def put_card(redis: Redis, key: SessionKey, *, at: float) -> str:
     """What the scripts leave of a session in the listing; its key."""
     name = schema.session_key("card", key)
-    await redis.hset(name, mapping={**card_of(key), "at": str(at)})
+    for field, value in {**card_of(key), "at": str(at)}.items():
+        await redis.hset(name, field, value)
     return name
 
 

@@ -137,7 +137,7 @@ def now() -> float:
 
 async def left_for_others(queue: TurnQueue) -> list[tuple[str, int]]:
     """What the next worker finds in the usual user's partition, with the attempts that count."""
-    taken = await queue.take_over("next", HOME, own=True)
+    taken = await queue.take_over("next", HOME)
     fresh = await queue.claim("next", [HOME], count=100, block_s=0.01)
     return [(claimed.turn.id, claimed.attempts) for claimed in (*taken.found, *fresh)]
 
@@ -390,8 +390,10 @@ async def test_a_dead_workers_turns_go_to_the_next_one_in_order(redis: Redis) ->
     assert script.ended == ["a", "b", "c"]
 
 
-async def test_what_a_worker_claims_without_knowing_that_it_lost_the_partition_is_found(redis: Redis) -> None:
-    """A suspended machine wakes up, takes one more turn, and learns only then that it is out: the turn is not stuck."""
+@pytest.mark.parametrize("claimer", ["sleeper", "one"])
+async def test_what_was_claimed_and_forgotten_is_found(redis: Redis, claimer: str) -> None:
+    """A suspended machine wakes up, takes one more turn, and learns only then that it is out; or the worker itself was
+    told too late what it has. No turn is stuck."""
     queue = TurnQueue(redis)
     script = Script()
     async with running(worker_for(queue, script, lease_s=1.0)):
@@ -400,7 +402,7 @@ async def test_what_a_worker_claims_without_knowing_that_it_lost_the_partition_i
         key = schema.queue_key(HOME)
         async with redis.pipeline() as pipe:  # in one go, so that the worker can't be faster
             pipe.xadd(key, {"turn": encode_turn(turn("b"))})  # type: ignore[unused-awaitable]  # only queued
-            pipe.xreadgroup(schema.GROUP, "sleeper", {key: ">"})  # type: ignore[unused-awaitable]  # only queued
+            pipe.xreadgroup(schema.GROUP, claimer, {key: ">"})  # type: ignore[unused-awaitable]  # only queued
             await pipe.execute()
         await until(lambda: is_shape(queue, EMPTY))
     assert script.ended == ["a", "b"]
@@ -417,7 +419,7 @@ async def test_a_worker_that_lost_a_partition_stops_working_on_it(redis: Redis) 
         await script.until(lambda: script.began == ["first"])
         await redis.set(schema.lease_key(HOME, Stage.INDEX), "other")
         await redis.zadd(schema.workers_key(Stage.INDEX), {"other": 9e15})
-        await queue.take_over("other", HOME, own=True)
+        await queue.take_over("other", HOME)
         await script.until(lambda: script.running == 0)
         assert HOME not in worker.partitions
         assert await is_shape(queue, (0, 2, 0))
@@ -431,7 +433,7 @@ async def test_a_turn_that_kills_its_workers_is_given_up(redis: Redis) -> None:
     queue = TurnQueue(redis)
     await queue.add(turn("a"))
     for victim in range(QUICK.attempts):
-        taken = await queue.take_over(f"victim {victim}", HOME, own=True)
+        taken = await queue.take_over(f"victim {victim}", HOME)
         held = taken.found or await queue.claim(f"victim {victim}", [HOME], count=1, block_s=0.05)
         await queue.begin(f"victim {victim}", held)
     script = Script()
@@ -448,7 +450,7 @@ async def test_turns_that_only_waited_while_their_worker_died_are_not_blamed(red
     await queue.add(turn("a"))
     await queue.claim("victim", [HOME], count=1, block_s=0.05)
     for victim in range(10):
-        await queue.take_over(f"victim {victim}", HOME, own=True)
+        await queue.take_over(f"victim {victim}", HOME)
     script = Script()
     async with running(worker_for(queue, script)):
         await until(lambda: is_shape(queue, EMPTY))

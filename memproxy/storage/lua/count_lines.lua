@@ -1,4 +1,4 @@
--- Note the session in which lines came, and say in how many sessions each came so far.
+-- Note the session in which lines came, and say which of the sessions with each line it was.
 --
 -- KEYS[1]  the user's lines: digest -> "<second last seen> <session>,<session>,..."
 -- ARGV  1  what stands for the session
@@ -6,23 +6,24 @@
 --       3  how many lines are kept; beyond that the quarter that was seen longest ago is let go
 --       4  time to live in ms
 --       5.. the digests of the lines
--- Gives the number of sessions of each line.
+-- Gives for each line 1 if this session had it first, 2 if second, and so on; no more than ARGV[2].
 local session, most, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = redis.call('TIME')[1]
-local counts = {}
+local ranks = {}
 for at = 5, #ARGV do
   local seen = {}
   local known = redis.call('HGET', KEYS[1], ARGV[at])
-  local is_new = true
+  local rank = nil
   for one in string.gmatch(known and string.match(known, ' (.*)$') or '', '[^,]+') do
     seen[#seen + 1] = one
-    is_new = is_new and one ~= session
+    if one == session then rank = #seen end
   end
-  if is_new and #seen < most then
+  if not rank and #seen < most then
     seen[#seen + 1] = session
+    rank = #seen
   end
   redis.call('HSET', KEYS[1], ARGV[at], now .. ' ' .. table.concat(seen, ','))
-  counts[#counts + 1] = #seen
+  ranks[#ranks + 1] = rank or most
 end
 if redis.call('HLEN', KEYS[1]) > room then
   local all, lines = redis.call('HGETALL', KEYS[1]), {}
@@ -35,4 +36,4 @@ if redis.call('HLEN', KEYS[1]) > room then
   end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return counts
+return ranks

@@ -1,27 +1,21 @@
--- Give this consumer the turns that others hold in a stream that is its alone now, and forget consumers long gone.
+-- Give this consumer all turns that anybody holds in a stream that is its alone now, and forget consumers long gone.
 --
 -- KEYS[1]  stream of turns
 -- ARGV[1]  consumer group
 -- ARGV[2]  consumer that takes over
 -- ARGV[3]  cursor: where the last call left off; "0-0" at first
 -- ARGV[4]  how many turns at most
--- ARGV[5]  "1" to take what this consumer's own name holds, too; else nothing is done when nobody else holds any
+-- ARGV[5]  how many turns this consumer knows that it holds: nothing is done when it holds no more than these and
+--          nobody else holds any; -1 to look in any case
 -- ARGV[6]  how long a consumer without turns must have been silent to be forgotten, in ms
 --
 -- Returns {next cursor, {{id, deliveries, fields}, ...}}; the cursor is "0-0" at the end. Taking over counts no delivery.
 -- A turn that is gone from the stream is gone from the group, too.
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
-if ARGV[5] ~= "1" then
-  local others = 0
-  for _, holder in ipairs(redis.call("XPENDING", stream, group)[4] or {}) do
-    if holder[1] ~= consumer then
-      others = others + tonumber(holder[2])
-    end
-  end
-  if others == 0 then
-    return {"0-0", {}}
-  end
+local known = tonumber(ARGV[5])
+if known >= 0 and redis.call("XPENDING", stream, group)[1] <= known then
+  return {"0-0", {}}
 end
 
 local reply = redis.call("XAUTOCLAIM", stream, group, consumer, 0, ARGV[3], "COUNT", ARGV[4], "JUSTID")
