@@ -13,9 +13,10 @@ from typing import Protocol
 from memproxy.extraction.echoes import Known, known_by_terms, without_copies, without_echoes
 from memproxy.extraction.grounding import squashed
 from memproxy.extraction.spoken import Utterance, is_trivial, utterances
-from memproxy.records import MemoryRecord, MemoryType, Scope, ScoredMemory, StoredMessage, Turn
+from memproxy.records import JsonObject, MemoryRecord, MemoryType, Scope, ScoredMemory, Turn
 from memproxy.storage.schema import digest_of
 from memproxy.wire.chat_completions import message_text
+from memproxy.wire.chat_form import chat_form
 from memproxy.words import Terms
 
 LINE_CHARS = 60
@@ -151,8 +152,9 @@ def _of_turn(turn: Turn) -> list[Utterance]:
 def _without_repetitions(
     heard: Sequence[Utterance], known: Sequence[Known], *, turn: Turn, own_turns: frozenset[str], terms: Terms
 ) -> list[Utterance]:
-    results = [message_text(one.message) for one in turn.messages if one.message.get("role") in {"tool", "function"}]
-    used_tools = bool(results) or any(_calls(one) for one in turn.messages)
+    said = [chat_form(one.message) for one in turn.messages]
+    results = [message_text(message) for message in said if message.get("role") in {"tool", "function"}]
+    used_tools = bool(results) or any(map(_calls, said))
     tool_words = squashed("\n".join(results)[:TOOL_CHARS])
     return [
         without_echoes(without_copies(one, tool_words), known, used_tools=used_tools, own_turns=own_turns, terms=terms)
@@ -160,5 +162,5 @@ def _without_repetitions(
     ]
 
 
-def _calls(stored: StoredMessage) -> bool:
-    return bool(stored.message.get("tool_calls") or stored.message.get("function_call"))
+def _calls(message: JsonObject) -> bool:
+    return bool(message.get("tool_calls") or message.get("function_call"))

@@ -23,6 +23,7 @@ from memproxy.records import JsonObject, SessionKey, StoredMessage
 from memproxy.storage.session_summaries import SummaryState
 from memproxy.storage.working import RESULT, USER, IndexEntry
 from memproxy.wire.chat_completions import countable_text, message_text
+from memproxy.wire.chat_form import chat_form
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def piece_of(messages: Sequence[StoredMessage], zone: tzinfo) -> Piece:
 
 def _shown(stored: StoredMessage, zone: tzinfo) -> JsonObject:
     """One message as the model is shown it: calls and results of tools too, for a summary stands for them."""
-    message = stored.message
+    message = chat_form(stored.message)
     role = str(message.get("role", ""))
     is_result = role in {"tool", "function"}
     text = message_text(message).strip() or countable_text(message).strip()

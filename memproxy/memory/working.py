@@ -12,6 +12,7 @@ from typing import Any
 from memproxy.records import JsonObject
 from memproxy.tokens import Windows
 from memproxy.wire import chat_completions as chat
+from memproxy.wire.chat_form import chat_form
 
 FULL = 0.7
 """Of the window: a session that takes more is summarised in the background."""
@@ -22,6 +23,7 @@ def shown_text(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, str) and content and not (message.get("tool_calls") or message.get("function_call")):
         return content  # nearly always
+    message = chat_form(dict(message))
     words = chat.message_text(message)
     if not words and isinstance(refusal := message.get("refusal"), str):
         words = refusal

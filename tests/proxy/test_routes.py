@@ -168,7 +168,8 @@ async def test_unknown_paths_are_not_found(serve: Serve, path: str) -> None:
 async def test_websocket_upgrades_are_declined_at_once(serve: Serve) -> None:
     """Clients that try a WebSocket first fall back to HTTP at once on 426, and only after seconds on anything else."""
     async with serve() as served, client() as http:
-        headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x"}
+        key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+        headers = {"Connection": "Upgrade", "Upgrade": "websocket", **key}
         response = await http.get(f"{served.base_url}/responses", headers=headers)
     assert response.status_code == 426
 
