@@ -1,6 +1,5 @@
 """Sessions over REST, before the real proxy: the same sessions, whoever writes them."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,8 @@ import httpx
 import pytest
 
 from memproxy.demo.scripted_model import ModelRequest, Reply, ToolCallReply
-from tests.fakes.serving import Serve, Served
+from memproxy.records import Scope, SessionKey
+from tests.fakes.serving import Serve, Served, until
 
 PATH = "/v1/working-memory"
 Json = dict[str, Any]
@@ -174,22 +174,26 @@ async def test_a_role_that_no_provider_knows_is_sent_as_the_assistants(serve: Se
         assert [one["role"] for one in sent] == ["assistant", "system", "user"]
 
 
-async def test_a_turn_and_a_write_at_once_are_both_kept(serve: Serve) -> None:
-    """While the model answers, code writes; the recording comes after it and finds another session."""
-    began, may_answer = asyncio.Event(), asyncio.Event()
+async def test_a_write_in_the_middle_of_a_turn_is_kept_with_it(serve: Serve) -> None:
+    """While the model answers, code writes; what is recorded then finds another session than the request did."""
 
-    async def answer(_: ModelRequest) -> Reply:
-        began.set()
-        await may_answer.wait()
-        return Reply(text="answer")
+    def answer(_: ModelRequest) -> Reply:
+        return Reply(text="The answer is", cut_after=4, hang=True)
 
     async with serve(answer) as served, rest(served) as client:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(ask(served, said("question")))
-            await began.wait()
-            await write(client, {"messages": [message("A note.", id="note")]})
-            may_answer.set()
-        assert texts(await read(client)) == ["A note.", "question", "answer"]
+        await write(client, {"messages": [message("A note.", id="a")]})
+        async with served.openai("/u/alice/s/chat-1/v1") as agent:
+            stream = await agent.chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "question"}], stream=True
+            )
+            async for chunk in stream:
+                if chunk.choices and chunk.choices[0].delta.content:
+                    break
+            document = await read(client)
+            await write(client, {**document, "messages": [message("Another note.", id="b")]})
+            await stream.close()
+        await served.settled()
+        assert texts(await read(client))[:2] == ["Another note.", "question"]
 
 
 async def test_a_session_is_found_by_exactly_who_and_where(serve: Serve) -> None:
@@ -287,19 +291,10 @@ async def test_what_an_agent_notes_and_what_code_sets_is_one(serve: Serve) -> No
     async with serve() as served, rest(served) as client:
         await write(client, {"messages": [message("hi", id="a")], "data": {"by code": 1}})
         document = await read(client)
-        store = served.instance.services.session_data
-        scope = served.instance.services.session_documents
-        assert scope is not None
-        key = (await scope.read_for_change(_key()))[0].key
-        await store.merge(key, {"noted": True}, max_bytes=1_000)
+        notes = served.instance.services.session_data
+        await notes.merge(SessionKey(Scope("single", "alice"), "chat-1"), {"noted": True}, max_bytes=1_000)
         after = await write(client, {**document, "data": {**document["data"], "more": 2}})
         assert after["data"] == {"by code": 1, "noted": True, "more": 2}
-
-
-def _key() -> Any:
-    from memproxy.records import Scope, SessionKey
-
-    return SessionKey(Scope("single", "alice"), "chat-1")
 
 
 @pytest.mark.parametrize(
@@ -361,9 +356,7 @@ async def test_a_session_that_ends_is_gone(serve: Serve) -> None:
             listed = (await client.get(PATH)).json()
             return bool(listed["total"] == 0)
 
-        async with asyncio.timeout(20):
-            while not await is_gone():
-                await asyncio.sleep(0.01)
+        await until(is_gone)
         assert (await client.get(f"{PATH}/chat-1", params={"user_id": "alice"})).status_code == 404
 
 

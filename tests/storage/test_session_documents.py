@@ -142,7 +142,7 @@ def expected_first(kinds: Sequence[str], sizes: Sequence[int], *, most: int, bud
     kinds=st.lists(st.sampled_from("uacr"), min_size=1, max_size=12).map(lambda kinds: ["u", *kinds]),
     sizes=st.lists(st.integers(0, 30), min_size=13, max_size=13),
     most=st.integers(0, 14),
-    budget=st.integers(0, 120),
+    budget=st.just(0) | st.integers(0, 120),
 )
 async def test_the_end_is_shown_and_no_result_without_its_call(
     redis: Redis, kinds: list[str], sizes: list[int], most: int, budget: int

@@ -18,9 +18,9 @@ local width, result = tonumber(ARGV[4]), tonumber(ARGV[5])
 local STEP = 64
 
 local function entry_at(position, window)
-  if position < window.first then
-    window.first = math.max(0, position - STEP + 1)
-    window.bytes = redis.call("GETRANGE", index, window.first * width, (position + 1) * width - 1)
+  if position < window.first or (position - window.first + 1) * width > #window.bytes then
+    window.first = math.max(0, position - STEP)
+    window.bytes = redis.call("GETRANGE", index, window.first * width, (position + STEP) * width - 1)
   end
   local _, tokens, more = struct.unpack("<c16I4I4", window.bytes, (position - window.first) * width + 1)
   return tokens, more % 256
