@@ -25,12 +25,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import uvloop
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from bench.client import Connection, LoadError
 from bench.dialogue_turns import DIALOGUES, Said, read_turns, sessions_of
@@ -38,6 +40,7 @@ from bench.faulty_model import EXTRACTION_MODEL, FaultyModel
 from bench.processes import ROOT, free_port, launched
 from memproxy.demo.scripted_model import ScriptedModel
 from memproxy.embedding import LocalEmbedder
+from memproxy.errors import StoreError
 from memproxy.identity import SINGLE_TENANT
 from memproxy.memory.long_term import LongTermMemory
 from memproxy.records import MemoryRecord, MemoryType, Scope
@@ -46,18 +49,16 @@ from memproxy.storage.dead_letters import DeadLetters
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore
 from memproxy.storage.queue import Stage, TurnQueue
-from memproxy.errors import StoreError
 
 WORKERS = 3
 SPEAKERS_AT_ONCE = 12
 """Sessions that are led at the same time."""
 
-KILL_WORKER_EVERY_S = (2.0, 8.0)
-RESTART_STORE_EVERY_S = (12.0, 25.0)
-TURNS_A_KILL, TURNS_A_RESTART = 50, 250
-"""How many there are: after that the run comes to its end, however slow the machine is."""
 DRAIN_S = 900.0
 POLL_S = 0.2
+
+LATENCY_SLICES, LATENCY_REQUESTS, LATENCY_PAUSE_S = 24, 40, 0.02
+"""Workers stand still and work in turns, slice by slice, so that whatever else the machine does hits both alike."""
 
 SETTINGS: Mapping[str, str] = {
     "MEMPROXY_EXTRACTION_MODEL": EXTRACTION_MODEL,
@@ -69,6 +70,17 @@ SETTINGS: Mapping[str, str] = {
     "MEMPROXY_LOG_LEVEL": "info",
 }
 """Everything quicker than in real life, so that there is more of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is done to the processes. A number of times, not for a time: so a run ends, however slow the machine is."""
+
+    kills: int = 40
+    kill_every_s: tuple[float, float] = (2.0, 8.0)
+    """At random within these."""
+    restarts: int = 8
+    restart_every_s: tuple[float, float] = (12.0, 25.0)
 
 
 @dataclass(slots=True)
@@ -115,7 +127,7 @@ class Crew:
         self._rng = rng
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MEMPROXY_")}
         self._environment = clean | dict(settings)
-        self._processes: list["subprocess.Popen[bytes]"] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, count: int) -> None:
         for _ in range(count):
@@ -198,18 +210,18 @@ async def playing(turns: Sequence[Said], seed: int) -> AsyncIterator[Scene]:
                     await redis.aclose()
 
 
-async def run(turns: Sequence[Said], *, seed: int, measures_latency: bool) -> Result:
+async def run(turns: Sequence[Said], *, seed: int, trouble: Trouble, measures_latency: bool) -> Result:
     """One run from the beginning to the end."""
     result = Result(turns=len(turns), observations=sum(len(said.observations) for said in turns))
     async with playing(turns, seed) as scene:
         strangers = await _settle_strangers(scene.redis, turns)
         result.strangers = len(strangers)
         began = time.monotonic()
-        chaos = asyncio.get_running_loop().create_task(_chaos(scene, result))
         scene.crew.start(WORKERS)
-        result.degraded = await _say_all(scene, turns)
-        result.said_s = time.monotonic() - began
-        await chaos
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_chaos(scene, trouble, result))
+            result.degraded = await _say_all(scene, turns)
+            result.said_s = time.monotonic() - began
         await _drained(scene)
         result.drained_s = time.monotonic() - began
         scene.crew.check_alive()
@@ -256,22 +268,22 @@ async def _say_all(scene: Scene, turns: Sequence[Said]) -> int:
 def _request(said: Said, messages: Sequence[Mapping[str, str]], *, session: str = "") -> bytes:
     body = json.dumps({"model": "chat", "messages": messages}).encode()
     path = f"/u/{said.user}/s/{session or said.session}/v1/chat/completions"
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def _chaos(scene: Scene, result: Result) -> None:
-    """Kill workers and restart the store at random moments, so often as there are turns for."""
+async def _chaos(scene: Scene, trouble: Trouble, result: Result) -> None:
+    """Kill workers and restart the store at random moments."""
 
     async def workers() -> None:
-        for _ in range(max(3, result.turns // TURNS_A_KILL)):
-            await asyncio.sleep(scene.rng.uniform(*KILL_WORKER_EVERY_S))
+        for _ in range(trouble.kills):
+            await asyncio.sleep(scene.rng.uniform(*trouble.kill_every_s))
             await asyncio.to_thread(scene.crew.kill_one)
 
     async def store() -> None:
-        for _ in range(max(2, result.turns // TURNS_A_RESTART)):
-            await asyncio.sleep(scene.rng.uniform(*RESTART_STORE_EVERY_S))
-            with contextlib.suppress(Exception):  # it may be restarting just now
+        while result.store_restarts < trouble.restarts:
+            await asyncio.sleep(scene.rng.uniform(*trouble.restart_every_s))
+            with contextlib.suppress(RedisError, OSError):  # it may be restarting just now
                 pid = (await scene.redis.info("server"))["process_id"]
                 await scene.redis.execute_command("WAITAOF", 1, 0, 2_000)  # type: ignore[no-untyped-call]
                 os.kill(pid, scene.rng.choice((signal.SIGKILL, signal.SIGTERM)))
@@ -326,10 +338,13 @@ async def _settle_strangers(redis: Redis, turns: Sequence[Said]) -> dict[bytes, 
     memory = LongTermMemory(store, embedder)
     users = sorted({said.user for said in turns})
     observed = [observation for said in turns for observation in said.observations][:40]
-    scopes = [Scope(SINGLE_TENANT, "somebody else"), Scope("another tenant", users[0]), Scope(SINGLE_TENANT, users[0], "n")]
-    now = msgspec.json.decode(b'"2023-01-01T00:00:00Z"', type=__import__("datetime").datetime)
+    scopes = [
+        Scope(SINGLE_TENANT, "somebody else"),
+        Scope("another tenant", users[0]),
+        Scope(SINGLE_TENANT, users[0], "n"),
+    ]
     records = [
-        MemoryRecord(observation.id, scope, observation.text, MemoryType.SEMANTIC, now)
+        MemoryRecord(observation.id, scope, observation.text, MemoryType.SEMANTIC, datetime(2023, 1, 1, tzinfo=UTC))
         for scope in scopes
         for observation in observed
     ]
@@ -367,16 +382,16 @@ async def _latency(scene: Scene, turns: Sequence[Said]) -> dict[str, float]:
     """How long requests take while the workers stand still, and while they work through a backlog, in ms."""
     taken: dict[str, list[float]] = {"off": [], "on": []}
     connection = await Connection.connected(scene.port)
-    for number in range(12):
+    for number in range(LATENCY_SLICES):
         kind = "on" if number % 2 else "off"
         scene.crew.signal(signal.SIGCONT if kind == "on" else signal.SIGSTOP)
-        for place in range(60):
-            said = turns[(number * 60 + place) % len(turns)]
+        for place in range(LATENCY_REQUESTS):
+            said = turns[(number * LATENCY_REQUESTS + place) % len(turns)]
             session = f"latency-{number}-{place}"
             messages = [{"role": "user", "name": said.speaker, "content": said.text}]
             answer = await connection.ask(_request(said, messages, session=session))
             taken[kind].append(answer.latency_s * 1000)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(LATENCY_PAUSE_S)
     scene.crew.signal(signal.SIGCONT)
     connection.close()
     figures = {}
@@ -388,19 +403,24 @@ async def _latency(scene: Scene, turns: Sequence[Said]) -> dict[str, float]:
 
 def show(result: Result) -> None:
     """Print the numbers."""
-    print(f"turns said                    {result.turns} in {result.said_s:.0f} s, {result.degraded} while the store was away")
-    print(f"learned after                 {result.drained_s:.0f} s")
-    print(f"workers killed                {result.worker_kills}")
-    print(f"store restarted               {result.store_restarts}")
-    print(f"model calls                   {', '.join(f'{n} {name}' for name, n in result.model_calls.items())}")
-    print(f"given up, then tried again    {sum(result.dead.values())} {result.dead or ''}")
-    print(f"observations stored once      {result.stored} of {result.observations}")
-    print(f"missing, doubled              {len(result.missing)}, {len(result.doubled)} {result.missing[:5]} {result.doubled[:5]}")
-    print(f"memories of what was said     {result.said}")
-    print(f"strangers' records touched    {result.strangers_touched} of {result.strangers}; stray users {result.scopes}")
-    print(f"left in the queue             {result.left}")
-    for name, value in result.latency_ms.items():
-        print(f"latency, {name:20} {value:.2f}{'' if 'ratio' in name else ' ms'}")
+    lost = f"{len(result.missing)} {result.missing[:5]}, {len(result.doubled)} {result.doubled[:5]}"
+    rows: dict[str, object] = {
+        "turns said": f"{result.turns} in {result.said_s:.0f} s, {result.degraded} while the store was away",
+        "learned after": f"{result.drained_s:.0f} s",
+        "workers killed": result.worker_kills,
+        "store restarted": result.store_restarts,
+        "model calls": ", ".join(f"{count} {name}" for name, count in result.model_calls.items()),
+        "given up, then tried again": f"{sum(result.dead.values())} {result.dead or ''}",
+        "observations stored once": f"{result.stored} of {result.observations}",
+        "missing, doubled": lost,
+        "memories of what was said": result.said,
+        "strangers' records touched": f"{result.strangers_touched} of {result.strangers}; stray users {result.scopes}",
+        "left in the queue": result.left,
+        **{f"latency, {name}": f"{value:.2f}" for name, value in result.latency_ms.items()},
+        "holds": "yes" if result.holds else "NO",
+    }
+    for name, value in rows.items():
+        print(f"{name:28} {value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -416,7 +436,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"There are no dialogues at {chosen.dialogues}.")
         return 2
     turns = read_turns(chosen.dialogues, count=chosen.turns)
-    result = uvloop.run(run(turns, seed=chosen.seed, measures_latency=not chosen.no_latency))
+    trouble = Trouble(kills=max(3, chosen.turns // 50), restarts=max(2, chosen.turns // 250))
+    result = uvloop.run(run(turns, seed=chosen.seed, trouble=trouble, measures_latency=not chosen.no_latency))
     show(result)
     if chosen.json:
         chosen.json.write_text(json.dumps(asdict(result), indent=1))

@@ -25,6 +25,10 @@ FAULTS: Mapping[str, float] = {
 """Of the calls of the extraction model, this share each."""
 
 
+REFUSED = 3
+"""Turns that it refuses to read, each time, alone or in company; what else stands beside them it reads."""
+
+
 class FaultyModel:
     """The script. `calls` counts what was answered, by fault or "answered"; `is_well` switches the faults off."""
 
@@ -32,8 +36,11 @@ class FaultyModel:
         self.calls: Counter[str] = Counter()
         self.is_well = False
         self._rng = rng
-        self._observations: dict[str, tuple[Observation, ...]] = {said.text.strip(): said.observations for said in turns}
-        self._people = {said.text.strip(): said.speaker for said in turns}
+        self._observations: dict[str, tuple[Observation, ...]] = {
+            said.text.strip(): said.observations for said in turns
+        }
+        observed = [said.text.strip() for said in turns if said.observations]
+        self._refused = frozenset(observed[:: max(1, len(observed) // REFUSED)][:REFUSED])
 
     def __call__(self, request: ModelRequest) -> Reply:
         if request.model != EXTRACTION_MODEL:
@@ -42,10 +49,12 @@ class FaultyModel:
         if "messages" not in shown:
             self.calls["decisions and others"] += 1
             return Reply('{"decisions": []}')
-        fault = self._fault()
+        fault = self._fault(shown)
         self.calls[fault or "answered"] += 1
         answer = json.dumps({"memories": [memory for one in shown["messages"] for memory in self._memories(one)]})
         match fault:
+            case "400":
+                return Reply(status=400, error="This content is against our policy")
             case "429":
                 return Reply(status=429, error="Rate limit reached")
             case "500":
@@ -61,11 +70,15 @@ class FaultyModel:
             case _:
                 return Reply(answer)
 
-    def _fault(self) -> str | None:
+    def _fault(self, shown: Mapping[str, Any]) -> str | None:
+        if self.is_well:
+            return None
+        if any(str(one["words"]).strip() in self._refused for one in shown["messages"]):
+            return "400"
         drawn = self._rng.random()
         for name, share in FAULTS.items():
             drawn -= share
-            if drawn < 0 and not self.is_well:
+            if drawn < 0:
                 return name
         return None
 

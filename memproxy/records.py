@@ -17,6 +17,9 @@ import msgspec
 
 JsonObject = dict[str, Any]
 
+WRITTEN_TURN = "put-"
+"""What the id of a turn begins with that is no request's, but a document's that code wrote."""
+
 
 class MemoryMode(enum.StrEnum):
     """What memory may do for a request: nothing, inject, learn, or both."""
@@ -105,6 +108,11 @@ class StoredMessage:
     """What code that wrote it calls it; a captured message has none of its own."""
     learned: bool = False
     """Whoever wrote it says that its memories are made already."""
+
+    @property
+    def is_written(self) -> bool:
+        """Code put it into the session; it was not said through the proxy."""
+        return self.turn.startswith(WRITTEN_TURN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ async def test_a_server_has_a_process_that_learns_starts_it_again_and_takes_it_a
             await server.wait()
 
             async def is_gone() -> bool:
-                return not Path(f"/proc/{second}").exists()
+                return not await asyncio.to_thread(Path(f"/proc/{second}").exists)
 
             await until(is_gone, deadline_s=60)
 

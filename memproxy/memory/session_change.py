@@ -13,12 +13,10 @@ from msgspec.structs import replace as changed
 
 from memproxy.memory.read_marks import Seen, marks_after, seen_by, short_digest
 from memproxy.memory.session_merge import (
-    Kept,
     Match,
     Merged,
     Sent,
     first_repeated,
-    is_written,
     match,
     merge,
     without_removed,
@@ -27,7 +25,6 @@ from memproxy.memory.working import FULL, Window
 from memproxy.records import MemoryRecord, Outcome, StrategyChoice, Turn
 from memproxy.storage.queue import encode_turn
 from memproxy.storage.session_state import Change, Document, KeptMemory, Marks, MarksChange, Witness
-from memproxy.storage.working import IndexEntry
 
 T = TypeVar("T")
 
@@ -120,7 +117,7 @@ def _after(
         version=was.version + 1,
         length=len(merged.messages),
         messages=tuple(kept.message for kept in merged.messages),
-        index=tuple(_entry(kept) for kept in merged.messages),
+        index=tuple(kept.entry for kept in merged.messages),
         summary=summary,
         summarised=min(was.summarised, merged.keep) if summary else 0,
         cut=was.cut if was.cut <= merged.keep else 0,
@@ -141,11 +138,6 @@ def _after(
 def _later(now: datetime, before: datetime | None) -> datetime:
     """Now, and in any case after the change before: the time of a state tells it from the others."""
     return now if before is None else max(now, before + timedelta(microseconds=1))
-
-
-def _entry(kept: Kept) -> IndexEntry:
-    """What of an index entry counts here; its flags are made of the message when it is written."""
-    return IndexEntry(bytes.fromhex(kept.message.digest), kept.message.tokens, 0, kept.version)
 
 
 def _left(was: Mapping[str, T], changes: Mapping[str, T | None]) -> dict[str, T]:
@@ -233,7 +225,7 @@ def _marks(aligned: Aligned, merged: Merged) -> MarksChange:
         was,
         writer=aligned.writer,
         length=len(merged.messages),
-        written=[entry.version for entry, one in zip(was.index, was.messages, strict=True) if is_written(one)],
+        written=[entry.version for entry, one in zip(was.index, was.messages, strict=True) if one.is_written],
         differs=merged.differs or len(aligned.matches) < len(wish.messages),
         data=data,
         summary=was.summary if wish.summary is None else wish.summary,

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memproxy.memory.read_marks import Seen
-from memproxy.memory.working import shown_text
+from memproxy.memory.working import shown_role, shown_text
 from memproxy.records import StoredMessage
 from memproxy.storage.session_state import Document
-from memproxy.storage.working import RESULT, WRITTEN_TURN
+from memproxy.storage.working import RESULT, IndexEntry, index_entry
 from memproxy.wire import chat_completions as chat
 
 
@@ -52,7 +52,7 @@ class Kept:
     message: StoredMessage
     position: int | None
     """Where it stood, as it is; None for one that is new or changed."""
-    version: int
+    entry: IndexEntry
     is_sent: bool
     """The document had it."""
 
@@ -80,7 +80,7 @@ def match(document: Document, sent: Sequence[Sent]) -> list[Match]:
     is_nameless = not any(one.is_named for one in sent)
     by_words: dict[str, list[int]] = defaultdict(list)
     for position, stored in enumerate(document.messages):
-        if position not in taken and (is_nameless or not is_written(stored)):
+        if position not in taken and (is_nameless or not stored.is_written):
             by_words[stored.digest].append(position)
     last = -1
     for at, one in enumerate(found):
@@ -97,7 +97,7 @@ def match(document: Document, sent: Sequence[Sent]) -> list[Match]:
 
 def is_written(stored: StoredMessage) -> bool:
     """Code put the message there; the proxy did not capture it."""
-    return stored.turn.startswith(WRITTEN_TURN)
+    return stored.is_written
 
 
 def wire_form(sent: Sent) -> dict[str, str]:
@@ -110,7 +110,7 @@ def _by_id(document: Document, sent: Sent, places: deque[int] | None) -> Match:
         return Match(sent)
     position = places.popleft()
     message = document.messages[position].message
-    same = message.get("role") == sent.role and shown_text(message) == sent.text
+    same = shown_role(message) == sent.role and shown_text(message) == sent.text
     return Match(sent, position, is_same=same)
 
 
@@ -138,7 +138,7 @@ def merge(document: Document, matches: Sequence[Match], seen: Seen, *, tokens: S
     counts = iter(tokens)
     sent = [_sent(document, one, seen, tokens=0 if one.is_same else next(counts), turn=turn) for one in matches]
     taken = {one.position for one in matches}
-    unseen = seen.unseen(document.index, [is_written(stored) for stored in document.messages])
+    unseen = seen.unseen(document.index, [stored.is_written for stored in document.messages])
     left = [position for position in range(len(unseen)) if position not in taken and unseen[position]]
     order = _in_order(document, matches, sent, left=left)
     keep = 0
@@ -150,13 +150,12 @@ def merge(document: Document, matches: Sequence[Match], seen: Seen, *, tokens: S
 
 def _sent(document: Document, one: Match, seen: Seen, *, tokens: int, turn: str) -> Kept:
     """A message of the document as it is kept from now on."""
-    new = document.version + 1
     if one.position is not None:
         stored, entry = document.messages[one.position], document.index[one.position]
         if one.is_same or (seen.reads and not seen.knows_change(entry.version)):  # else others changed it meanwhile
             if one.sent.is_learned and not stored.learned:
-                return Kept(replace(stored, learned=True), None, entry.version, is_sent=True)
-            return Kept(stored, one.position, entry.version, is_sent=True)
+                return Kept(replace(stored, learned=True), None, entry, is_sent=True)
+            return Kept(stored, one.position, entry, is_sent=True)
     message = wire_form(one.sent)
     stored = StoredMessage(
         message,
@@ -167,7 +166,7 @@ def _sent(document: Document, one: Match, seen: Seen, *, tokens: int, turn: str)
         id=one.sent.id,
         learned=one.sent.is_learned,
     )
-    return Kept(stored, None, new, is_sent=True)
+    return Kept(stored, None, index_entry(stored, version=document.version + 1), is_sent=True)
 
 
 def _in_order(document: Document, matches: Sequence[Match], sent: Sequence[Kept], *, left: Sequence[int]) -> list[Kept]:
@@ -204,5 +203,5 @@ def _stays(document: Document, waiting: deque[int], *, until: datetime | None = 
         stored, entry = document.messages[waiting[0]], document.index[waiting[0]]
         if until is not None and stored.at > until and not entry.flags & RESULT:
             break
-        found.append(Kept(stored, waiting.popleft(), entry.version, is_sent=False))
+        found.append(Kept(stored, waiting.popleft(), entry, is_sent=False))
     return found

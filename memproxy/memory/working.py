@@ -30,6 +30,12 @@ def shown_text(message: Mapping[str, Any]) -> str:
     return "\n".join(line for line in (words, *_other_parts(message), *_calls(message)) if line)
 
 
+def shown_role(message: Mapping[str, Any]) -> str:
+    """Whose message it is, in the words of chat completions: what a tool gave is `tool`, in whatever form it came."""
+    is_plain = isinstance(message.get("content"), str) and "type" not in message
+    return str((message if is_plain else chat_form(dict(message))).get("role"))
+
+
 def _other_parts(message: Mapping[str, Any]) -> list[str]:
     content = message.get("content")
     parts = content if isinstance(content, list) else []

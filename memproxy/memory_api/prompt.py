@@ -13,7 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from memproxy.errors import RequestError
 from memproxy.memory.search import Match
-from memproxy.memory.working import shown_text, window_of
+from memproxy.memory.working import shown_role, shown_text, window_of
 from memproxy.memory_api.api import MemoryApi
 from memproxy.memory_api.long_term import find
 from memproxy.memory_api.memories import result_json
@@ -107,7 +107,7 @@ async def _as_the_proxy(call: Call, query: str, document: Document | None, *, re
     """What the proxy would inject before the query."""
     sessions, caller, model = sessions_of(call), call.caller, call.api.model
     said = (
-        [shown_text(one.message) for one in document.messages if one.message.get("role") == "user"] if document else []
+        [shown_text(one.message) for one in document.messages if shown_role(one.message) == "user"] if document else []
     )
     text = await rewritten(query, model) if rewrites and model is not None else query_of([*said, query])
     is_shown = document is not None and not document.cut
@@ -132,7 +132,7 @@ def _history(document: Document | None) -> list[JsonObject]:
     if document is None:
         return []
     summary = [_message("system", f"{SUMMARY_HEADING}\n{document.summary}")] if document.summary else []
-    said = [(str(one.message.get("role")), shown_text(one.message)) for one in document.messages]
+    said = [(shown_role(one.message), shown_text(one.message)) for one in document.messages]
     return [*summary, *(_message(_ROLES.get(role, "assistant"), text) for role, text in said if text.strip())]
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from memproxy.memory.session_change import Wish
 from memproxy.memory.session_merge import Sent
-from memproxy.memory.working import Window, shown_text
+from memproxy.memory.working import Window, shown_role, shown_text
 from memproxy.memory_api.memories import memory_json, record_of
 from memproxy.memory_api.requests import Caller, invalid
 from memproxy.memory_api.session_schemas import MessageInput, SessionInput, SessionMemoryInput
@@ -57,7 +57,7 @@ def unsaved_json(key: SessionKey, window: Window, *, now: datetime) -> JsonObjec
 def message_json(stored: StoredMessage) -> JsonObject:
     """A message as it is shown."""
     return {
-        "role": str(stored.message.get("role")),
+        "role": shown_role(stored.message),
         "content": shown_text(stored.message),
         "id": stored.id,
         "created_at": stored.at,

@@ -12,11 +12,10 @@ from memproxy.errors import RequestError, StoreUnavailableError
 from memproxy.memory.session_change import Aligned, Wish, align_with, plan
 from memproxy.memory.session_merge import to_count
 from memproxy.proxy.record import counted
-from memproxy.records import SessionKey
+from memproxy.records import WRITTEN_TURN, SessionKey
 from memproxy.storage.session_documents import SessionDocuments
 from memproxy.storage.session_index import SessionIndex
 from memproxy.storage.session_state import Document, View, Witness
-from memproxy.storage.working import WRITTEN_TURN
 from memproxy.tokens import Windows
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 

@@ -174,9 +174,11 @@ def align_chained(
 ) -> Alignment:
     """The incoming messages follow the log's first `after` ones, which the provider has.
 
-    They may be there already, from a request that was broken off and is made again.
+    They may be there already, from a request that was broken off and is made again. What code has written since stays.
     """
     log = list(stored)
+    if all(entry.is_written for entry in log[after:]):
+        after = len(log)
     if is_retry and len(log) > after and log[-1].is_answer and finished_length(log) > after:
         log[after:] = [replace(entry, is_partial=True) for entry in log[after:]]
     run = 0 if finished_length(log) > after else _common_prefix(log[after:], incoming)

@@ -267,6 +267,31 @@ def _blocks(
     return blocks
 
 
+def _behind_results(request: Request, history: Sequence[StoredMessage]) -> list[StoredMessage]:
+    """The stored messages, but what code wrote between a call and its results behind the results.
+
+    Servers refuse anything in between. Where the client only now brings the results, it waits for the next request.
+    """
+    role_of = request.dialect.role_of
+    next_role = role_of(request.conversation[0]) if request.conversation else ""
+    next_roles = []
+    for stored in reversed(history):
+        next_roles.append(next_role)
+        next_role = next_role if stored.is_written else role_of(stored.message)
+    out: list[StoredMessage] = []
+    waiting: list[StoredMessage] = []
+    for stored, next_role in zip(history, reversed(next_roles), strict=True):
+        if stored.is_written and next_role == "tool":
+            waiting.append(stored)
+            continue
+        if not stored.is_written and role_of(stored.message) != "tool":
+            out, waiting = out + waiting, []
+        out.append(stored)
+        if next_role != "tool":
+            out, waiting = out + waiting, []
+    return out
+
+
 def _history(
     request: Request,
     history: Sequence[StoredMessage],
@@ -281,7 +306,8 @@ def _history(
     positions = {id(stored.message): history_from + offset for offset, stored in enumerate(history)}
     noted = not cut.note
     out = []
-    for message in dialect.complete_pairs([stored.message for stored in history], request.conversation):
+    sent = [stored.message for stored in _behind_results(request, history)]
+    for message in dialect.complete_pairs(sent, request.conversation):
         position = positions.get(id(message), -1)
         hidden = replaced.instead_of(position)
         if hidden is not None:

@@ -91,7 +91,7 @@ def _align_sent(
     entries = conversation.entries
     if session is None:
         return align((), entries, sends_newest=False)
-    if session.dialect != conversation.dialect:
+    if session.dialect and session.dialect != conversation.dialect:
         return align_foreign(stored_entries(session.index), entries)
     if session.exact_prefix is not None:
         length = conversation.prefixes[session.exact_prefix].length

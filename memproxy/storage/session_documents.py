@@ -17,7 +17,7 @@ from memproxy.storage import schema
 from memproxy.storage.connection import translated
 from memproxy.storage.session_index import SessionIndex, card_of
 from memproxy.storage.session_state import Change, Document, KeptMemory, LeftMark, Marks, ReadMark, View, Witness
-from memproxy.storage.working import ENTRY, RESULT, entry_of, read_index, read_strategies, readable, script
+from memproxy.storage.working import ENTRY, RESULT, packed, read_index, read_strategies, readable, script
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -107,7 +107,7 @@ class SessionDocuments:
             was.born,
             change.keep,
             ENTRY.size,
-            b"".join(entry_of(message, version=entry.version) for message, entry in rows),
+            b"".join(packed(entry) for _, entry in rows),
             *_listed([msgspec.json.encode(message) for message, _ in rows]),
             *_listed(_flat(_facts(was, after))),
             *_listed(_flat(_main_facts(was, after))),

@@ -29,9 +29,6 @@ ANSWER, PARTIAL, USER, RESULT, WRITTEN = 1, 2, 4, 8, 16
 """Flags of an index entry. A `RESULT` is a tool's, and stands behind the call that it answers; what is `WRITTEN` code
 put there, and was not said through the proxy."""
 
-WRITTEN_TURN = "put-"
-"""What the id of a turn begins with that is no request's, but a document's that code wrote."""
-
 SILENT = 32
 """Flag of a message that clients may leave out of the history that they send again."""
 
@@ -75,8 +72,8 @@ class LoadedSession:
     """No request has sent earlier messages again so far."""
     known_to: int | None = None
     """How many messages of the log the matched chain pointer stands for; None when none matched."""
-    dialect: str = "chat"
-    """The format of its messages."""
+    dialect: str = ""
+    """The format of its messages; empty while code alone has written it, in words that every format takes."""
     cut: int = 0
     """Messages of the log that requests leave out by now."""
     cut_note: str = ""
@@ -181,7 +178,7 @@ class SessionStore:
 
     def _record_arguments(self, turn: NewTurn) -> list[Any]:
         index = b"".join(
-            entry_of(message, flags=flags) for message, flags in zip(turn.messages, turn.flags, strict=True)
+            packed(index_entry(message, flags=flags)) for message, flags in zip(turn.messages, turn.flags, strict=True)
         )
         facts = {"turn": turn.turn_id, "length": str(turn.length), **turn.facts}
         if not turn.is_named:
@@ -289,7 +286,7 @@ def _loaded(scope: Scope, reply: list[Any]) -> LoadedSession:
         tokens=int(fact.get("tokens", 0)),
         exact_prefix=exact - 1 if exact else None,
         known_to=int(reaches) if reaches else None,
-        dialect=fact.get("dialect", "chat"),
+        dialect=fact.get("dialect", ""),
         pins={int(place): _PIN.decode(raw) for place, raw in zip(pins[::2], pins[1::2], strict=True)},
         index=read_index(index),
         tail=tuple(_MESSAGE.decode(row) for row in tail),
@@ -310,11 +307,16 @@ def read_index(raw: bytes) -> tuple[IndexEntry, ...]:
     return tuple(IndexEntry(digest, tokens, more & 255, more >> 8) for digest, tokens, more in ENTRY.iter_unpack(raw))
 
 
-def entry_of(message: StoredMessage, *, flags: int = 0, version: int = 0) -> bytes:
+def index_entry(message: StoredMessage, *, flags: int = 0, version: int = 0) -> IndexEntry:
     """A message's entry in the index; the version of a recorded turn is put in when it is written."""
     flags |= ROLE_FLAGS.get(str(message.message.get("role")), 0)
-    flags |= (PARTIAL if message.partial else 0) | (WRITTEN if message.turn.startswith(WRITTEN_TURN) else 0)
-    return ENTRY.pack(bytes.fromhex(message.digest), message.tokens, flags | min(version, MAX_VERSION) << 8)
+    flags |= (PARTIAL if message.partial else 0) | (WRITTEN if message.is_written else 0)
+    return IndexEntry(bytes.fromhex(message.digest), message.tokens, flags, version)
+
+
+def packed(entry: IndexEntry) -> bytes:
+    """The entry as it is stored."""
+    return ENTRY.pack(entry.digest, entry.tokens, entry.flags | min(entry.version, MAX_VERSION) << 8)
 
 
 def read_strategies(fact: str) -> tuple[StrategyChoice, ...]:

@@ -101,8 +101,14 @@ def _encoded(value: object) -> str:
 
 
 def replayable(message: JsonObject) -> JsonObject:
-    """An answer as it may be sent again: role and blocks, which are not touched."""
-    return {"role": message.get("role"), "content": message.get("content")}
+    """A message as it may be sent again: role and blocks, which are not touched.
+
+    Code may have written any role into a session. Servers take two: instructions are the user's, all else the model's.
+    """
+    role = str(message.get("role"))
+    if role not in {"user", "assistant"}:
+        role = "user" if role in {"system", "developer"} else "assistant"
+    return {"role": role, "content": message.get("content")}
 
 
 def without_calls(message: JsonObject) -> JsonObject | None:

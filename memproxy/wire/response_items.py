@@ -23,6 +23,9 @@ SILENT_TYPES = frozenset(
 )  # fmt: skip
 """What the model thought and what the provider did for it: clients that send their history again often leave it out."""
 
+ROLES = chat.INSTRUCTION_ROLES | {"user", "assistant"}
+"""Of messages that servers take. Code may have written any into a session: it is sent as the assistant's."""
+
 COMPACTION_TYPES = frozenset({"compaction", "compaction_summary", "context_compaction"})
 """Stand for all that came before them."""
 
@@ -135,6 +138,8 @@ def restorable(item: JsonObject) -> JsonObject | None:
     """A stored item as it may be sent again later: by itself, whatever became of the answer that it was in."""
     if is_silent(item):
         return item if type_of(item) == "reasoning" and item.get("encrypted_content") else None
+    if type_of(item) == "message" and str(item.get("role")) not in ROLES:
+        item = {**item, "role": "assistant"}
     if type_of(item) not in _SENT_AGAIN_BARE:
         return item
     return {name: value for name, value in item.items() if name not in {"id", "status"}}

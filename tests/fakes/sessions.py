@@ -11,11 +11,11 @@ from memproxy.clock import Clock
 from memproxy.memory.session_merge import Sent
 from memproxy.memory.working import shown_text
 from memproxy.memory_api.sessions import Sessions
-from memproxy.records import JsonObject, Scope, SessionKey, StoredMessage
+from memproxy.records import WRITTEN_TURN, JsonObject, Scope, SessionKey, StoredMessage
 from memproxy.storage.session_documents import SessionDocuments
 from memproxy.storage.session_index import SessionIndex
 from memproxy.storage.session_state import Change, Document
-from memproxy.storage.working import WRITTEN_TURN, IndexEntry, NewTurn, SessionStore, entry_of, read_index
+from memproxy.storage.working import NewTurn, SessionStore, index_entry
 from memproxy.tokens import Windows
 from memproxy.wire import chat_completions as chat
 
@@ -76,9 +76,7 @@ def new(name: str, text: str = "", *, minute: int = 60, **given: Any) -> Sent:
 def document_of(messages: Sequence[StoredMessage], *, versions: Sequence[int] = (), **given: Any) -> Document:
     """A session as it is read, of which each message came with a change of its own, unless it is said otherwise."""
     counted = versions or range(1, len(messages) + 1)
-    index = [
-        read_index(entry_of(message, version=version))[0] for message, version in zip(messages, counted, strict=True)
-    ]
+    index = [index_entry(message, version=version) for message, version in zip(messages, counted, strict=True)]
     version = max(counted, default=0)
     facts: JsonObject = {"version": version, "length": len(messages), "created_at": NOON, "updated_at": NOON, **given}
     return Document(CHAT, "base", messages=tuple(messages), index=tuple(index), **facts)
@@ -136,7 +134,7 @@ async def say(
 def rewritten(document: Document, messages: Sequence[StoredMessage], *, keep: int, **given: Any) -> Change:
     """A change that leaves these messages, of which the first so many are as they were."""
     new = document.version + 1
-    added = [IndexEntry(bytes.fromhex(one.digest), one.tokens, 0, new) for one in messages[keep:]]
+    added = [index_entry(one, version=new) for one in messages[keep:]]
     after = replace(
         document,
         version=new,

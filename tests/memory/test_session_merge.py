@@ -60,7 +60,7 @@ def test_what_comes_back_as_it_was_shown_stays_as_it_is() -> None:
     assert [one.message for one in merged.messages[:4]] == kept
     assert (merged.keep, merged.differs, merged.removed) == (4, False, ())
     added = merged.messages[4]
-    assert (added.version, added.position, added.is_sent) == (5, None, True)
+    assert (added.entry.version, added.position, added.is_sent) == (5, None, True)
     assert added.message.message == {"role": "user", "content": "words of n"}
     assert (added.message.id, added.message.turn, added.message.tokens) == ("n", "put-9", 7)
     assert added.message.digest == chat.digest(added.message.message).hex()
@@ -147,7 +147,7 @@ def test_what_its_writer_had_seen_goes_and_the_rest_stays() -> None:
     assert words(merged) == ["a", "c", "d", "words of n"]
     assert (merged.differs, merged.removed, merged.keep) == (True, ("b",), 1)
     assert [one.is_sent for one in merged.messages] == [True, False, False, True]
-    assert [one.version for one in merged.messages] == [1, 3, 4, 5]
+    assert [one.entry.version for one in merged.messages] == [1, 3, 4, 5]
     assert words(put(document, [a, new("n")], knows())) == ["a", "words of n"]
     assert words(put(document, [a, new("n")])) == ["a", "b", "c", "d", "words of n"], "no code was ever shown them"
     assert words(put(replace(document, shown=4), [a, new("n")], Seen((), shown=4))) == ["a", "words of n"]

@@ -30,7 +30,8 @@ def message(text: str, role: str = "user", **given: Any) -> Json:
 async def ask(served: Served, *messages: Json, path: str = "/u/alice/s/chat-1/v1", **more: Any) -> Json:
     """One exchange through the proxy; the answer's message."""
     async with served.openai(path) as client:
-        answer = await client.chat.completions.create(model="gpt-4o", messages=list(messages), **more)  # type: ignore[call-overload]  # plain dicts
+        given: Any = list(messages)
+        answer = await client.chat.completions.create(model="gpt-4o", messages=given, **more)
         found: Json = answer.choices[0].message.model_dump(exclude_none=True)
         return found
 
@@ -271,7 +272,7 @@ async def test_the_golden_answer(serve: Serve) -> None:
 
 async def test_all_of_a_document_comes_back(serve: Serve) -> None:
     """Numbers, nulls, empty lists, any letters; and a document that says less leaves the rest as it is."""
-    data = {"step": 3, "big": 2**70, "none": None, "list": [], "nested": {"é": [1.5, {"x": False}]}}
+    data: Json = {"step": 3, "big": 2**70, "none": None, "list": [], "nested": {"é": [1.5, {"x": False}]}}
     strategy = {"strategy": "summary", "config": {"max_summary_length": 50}}
     async with serve() as served, rest(served) as client:
         given = {"messages": [message("hi", id="a")], "data": data, "context": "They met.", "ttl_seconds": 3_600}
@@ -342,7 +343,8 @@ async def test_a_session_that_ends_is_gone(serve: Serve) -> None:
     async with serve() as served, rest(served) as client:
         await write(client, {"messages": [message("hi")], "ttl_seconds": 1_000})
         redis = served.instance.services.session_documents._redis
-        keys = [key for key in await redis.keys("mp:*") if key.split(b":")[1] in {b"s", b"log", b"idx", b"card"}]
+        found: Any = await redis.keys("mp:*")
+        keys = [key for key in found if key.split(b":")[1] in {b"s", b"log", b"idx", b"card"}]
         assert len(keys) == 4
         for key in keys:
             await redis.pexpire(key, 60_000)

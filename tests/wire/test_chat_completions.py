@@ -151,6 +151,20 @@ def test_a_stored_answer_is_sent_without_what_only_servers_send() -> None:
     assert chat.replayable(user("x", own=1)) == user("x", own=1)
 
 
+@pytest.mark.parametrize(
+    ("role", "sent"),
+    [
+        ("user", "user"), ("system", "system"), ("developer", "developer"), ("tool", "tool"),
+        ("narrator", "assistant"), ("function", "assistant"), ("", "assistant"), (None, "assistant"),
+    ],
+)  # fmt: skip
+def test_a_role_that_code_made_up_is_sent_as_the_assistants(role: str | None, sent: str) -> None:
+    """Servers refuse a request with a role that they don't know, and code may write any into a session."""
+    assert chat.replayable({"role": role, "content": "x"}) == {"role": sent, "content": "x"}
+    named = {"role": "function", "name": "f", "content": "x"}
+    assert chat.replayable(named) == named
+
+
 def test_calls_without_results_and_results_without_calls_are_left_out() -> None:
     """A provider refuses the whole request when half of a pair is missing."""
     assert chat.complete_pairs([result("a"), user("x")]) == [user("x")]

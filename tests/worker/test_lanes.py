@@ -165,6 +165,7 @@ def test_an_attempt_that_does_not_count_is_not_counted() -> None:
         batch = batch_of(lanes)
         assert (names(batch), lanes.retries(batch)) == (["t1", "t2"], number)
         lanes.put_off(batch, until_s=0, attempted=False)
+        lanes.admit(claimed(10 + number), "s", since_s=0.0)
 
 
 def test_turns_for_different_ways_of_learning_are_not_put_together() -> None:

@@ -277,6 +277,21 @@ async def test_a_model_that_is_away_is_waited_for_as_long_as_it_takes(
     ]
 
 
+@pytest.mark.parametrize("error", [BudgetSpentError("spent"), ModelAwayError("no key", retryable=False)])
+async def test_what_was_never_asked_is_no_attempt_for_the_next_worker_either(
+    queue: TurnQueue, error: Exception
+) -> None:
+    """A week of outages and deployments lays nothing aside."""
+    script = Script(a=[error])
+    worker = worker_for(queue, script, patience=Patience(first_delay_s=600))
+    await queue.add(turn("a"))
+    async with running(worker) as [task]:
+        await script.until(lambda: script.began == ["a"] and script.running == 0)
+        worker.stop()
+        await task
+    assert await left_for_others(queue) == [("a", 0)]
+
+
 async def test_a_spent_budget_gives_no_turn_up(queue: TurnQueue) -> None:
     """It is learned from when there is budget again."""
     script = Script(a=[BudgetSpentError("spent", retry_after_s=0.01)] * 10 + [None])
@@ -412,7 +427,7 @@ async def test_a_worker_that_lost_a_partition_stops_working_on_it(redis: Redis) 
     """What another has by now is neither finished nor given up here."""
     queue = TurnQueue(redis)
     script = Script(first=[asyncio.Event()])
-    worker = worker_for(queue, script, lease_s=1.0)
+    worker = worker_for(queue, script, lease_s=1.0, patience=Patience(deadline_s=600))
     async with running(worker):
         await queue.add(turn("first"))
         await queue.add(turn("second"))
