@@ -17,7 +17,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +37,7 @@ from bench.client import Connection, LoadError
 from bench.dialogue_turns import DIALOGUES, Said, read_turns, sessions_of
 from bench.faulty_model import EXTRACTION_MODEL, FaultyModel
 from bench.processes import ROOT, free_port, launched
+from bench.worker_crew import Crew
 from memproxy.demo.scripted_model import ScriptedModel
 from memproxy.embedding import LocalEmbedder
 from memproxy.errors import StoreError
@@ -53,6 +53,9 @@ from memproxy.storage.queue import Stage, TurnQueue
 WORKERS = 3
 SPEAKERS_AT_ONCE = 12
 """Sessions that are led at the same time."""
+
+PAUSE_S = 0.25
+"""Between two turns of a session: 2,000 turns take a minute, in which the store is away more than once."""
 
 DRAIN_S = 900.0
 POLL_S = 0.2
@@ -116,57 +119,6 @@ class Result:
         """Everything that must hold does."""
         is_whole = self.stored == self.observations and not self.missing and not self.doubled
         return is_whole and not (self.strangers_touched or self.scopes or self.left)
-
-
-class Crew:
-    """The workers, as processes of their own."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, str], *, rng: random.Random) -> None:
-        self.kills = 0
-        self._folder = folder
-        self._rng = rng
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("MEMPROXY_")}
-        self._environment = clean | dict(settings)
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def start(self, count: int) -> None:
-        for _ in range(count):
-            self._processes.append(self._launched())
-
-    def kill_one(self) -> None:
-        """SIGKILL one of them; another one starts in its place."""
-        place = self._rng.randrange(len(self._processes))
-        self._processes[place].kill()
-        self._processes[place].wait()
-        self._processes[place] = self._launched()
-        self.kills += 1
-
-    def signal(self, number: signal.Signals) -> None:
-        for process in self._processes:
-            process.send_signal(number)
-
-    def check_alive(self) -> None:
-        """Raises LoadError when one has ended that nobody killed."""
-        for process in self._processes:
-            if process.poll() is not None:
-                raise LoadError(f"a worker ended with {process.returncode}; its log is in {self._folder}")
-
-    async def end(self) -> None:
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            await asyncio.to_thread(process.wait)
-
-    def _launched(self) -> "subprocess.Popen[bytes]":
-        with (self._folder / "workers.log").open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", "memproxy", "worker"],
-                cwd=ROOT,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +209,7 @@ async def _say_all(scene: Scene, turns: Sequence[Said]) -> int:
                     raise LoadError(f"a request was answered {answer.status}: {answer.body[:300]!r}")
                 degraded += bool(answer.header(b"x-memproxy-degraded"))
                 history.append({"role": "assistant", "content": "Noted."})
+                await asyncio.sleep(PAUSE_S)
         connection.close()
 
     async with asyncio.TaskGroup() as group:

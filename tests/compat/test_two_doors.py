@@ -10,6 +10,8 @@ from memproxy.demo.scripted_model import Reply, ToolCallReply
 from tests.fakes.memory_client import memory_client
 from tests.fakes.serving import Serve, Served
 
+pytestmark = pytest.mark.filterwarnings("ignore:get_working_memory is deprecated:DeprecationWarning")
+
 CALL = Reply(tool_calls=(ToolCallReply("look_up", {"id": 7}),))
 TOOLS: list[Any] = [
     {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}

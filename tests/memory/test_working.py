@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memproxy.memory.working import Window, shown_text, window_of
+from memproxy.memory.working import Window, shown_role, shown_text, window_of
 from memproxy.records import JsonObject
 from memproxy.tokens import Windows
 from tests.fakes.chat_messages import assistant, calling, json_values
-from tests.fakes.sessions import said
+from tests.fakes.sessions import answered, said
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 WINDOWS = Windows({"gpt-4o": 128_000, "gpt-4": 8_192}, default=50_000)
@@ -48,6 +48,23 @@ def test_what_a_message_says_is_told_as_text(message: JsonObject, text: str) -> 
 def test_whatever_was_stored_is_shown_the_same_each_time(message: JsonObject) -> None:
     """By the same text a message is known to come back unchanged."""
     assert shown_text(message) == shown_text(dict(message))
+
+
+@pytest.mark.parametrize(
+    ("message", "role"),
+    [
+        (said("x", "narrator").message, "narrator"),
+        (answered("x").message, "tool"),
+        ({"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}, "assistant"),
+        ({"type": "function_call_output", "call_id": "a", "output": "x"}, "tool"),
+        ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}, "user"),
+        ({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "x"}]}, "tool"),
+        ({"role": "user", "content": [{"type": "text", "text": "x"}]}, "user"),
+    ],
+)
+def test_whose_a_message_is_is_told_alike_in_every_format(message: JsonObject, role: str) -> None:
+    """A session may have been led in any of them; code reads one."""
+    assert shown_role(message) == role
 
 
 @pytest.mark.parametrize(

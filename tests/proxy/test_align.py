@@ -558,3 +558,62 @@ def test_a_chained_message_may_leave_the_conversation_earlier() -> None:
     assert (again.branches, again.keep, again.positions) == (False, 3, (2,))
     retried = align_chained(stored, [user], after=2, is_retry=True)
     assert (retried.branches, retried.keep, retried.positions) == (False, 3, (2,))
+
+
+# Messages that code wrote into the log.
+
+
+def notes(words: str) -> list[Entry]:
+    """`n:` is a message that code wrote; the rest as ever."""
+    return [replace(message.entry, is_written=message.role == "n") for message in said(words)]
+
+
+@pytest.mark.parametrize(
+    ("stored", "incoming", "positions", "head", "keep"),
+    [
+        ("u:a a:b n:x", "u:a a:b u:c", (0, 1, 3), 0, 3),
+        ("n:x u:a a:b", "u:a a:b u:c", (1, 2, 3), 0, 3),
+        ("u:a n:x a:b n:y u:c a:d", "u:a a:b u:c a:d u:e", (0, 2, 4, 5, 6), 0, 6),
+        ("u:a a:b n:x u:c a:d n:y", "u:c a:d u:e", (3, 4, 6), 3, 6),
+        ("u:a a:b n:x", "u:c", (3,), 3, 3),
+        ("u:a a:b n:x n:y", "u:a a:b n:x u:c", (0, 1, 2, 4), 0, 4),
+        ("u:a a:b n:x", "u:a a:b n:x u:c", (0, 1, 2, 3), 0, 3),
+        ("n:x", "u:a", (1,), 1, 1),
+    ],
+)
+def test_what_code_wrote_and_the_client_does_not_know_is_passed_over(
+    stored: str, incoming: str, positions: tuple[int, ...], head: int, keep: int
+) -> None:
+    """It stays where it is; the client's own messages are found around it, and go on in the same log."""
+    found = align(notes(stored), entries(said(incoming)), sends_newest=False)
+    assert (found.positions, found.head, found.keep, found.branches) == (positions, head, keep, False)
+    assert found.is_whole == (positions == tuple(range(len(positions))))
+
+
+def test_what_code_wrote_is_never_replaced_in_place() -> None:
+    """An unanswered end gives way; if code wrote behind it, the new words begin a branch instead."""
+    found = align(notes("u:a a:b u:c n:x"), entries(said("u:a a:b u:d")), sends_newest=False)
+    assert (found.branches, found.keep) == (True, 2)
+    plain_end = align(notes("u:a a:b n:x u:c"), entries(said("u:a a:b u:d")), sends_newest=False)
+    assert plain_end.branches
+    edited = align(notes("u:a a:b n:x u:c a:d"), entries(said("u:a a:b u:e")), sends_newest=False)
+    assert (edited.branches, edited.keep) == (True, 2)
+
+
+@quick
+@given(st.data())
+def test_a_conversation_goes_on_around_whatever_code_writes_into_it(data: st.DataObject) -> None:
+    """Each message of the client's is stored once, in order, and no note of code's is lost."""
+    log: list[Entry] = []
+    sent: list[Entry] = []
+    for turn in range(data.draw(st.integers(1, 4))):
+        sent.append(Said("u", f"q{turn}").entry)
+        found = align(log, sent, sends_newest=False)
+        assert (found.branches, found.keep) == (False, len(log))
+        log += [sent[-1], Said("a", f"r{turn}").entry]
+        sent.append(log[-1])
+        for number in range(data.draw(st.integers(0, 2))):
+            place = data.draw(st.integers(0, len(log)))
+            role = data.draw(st.sampled_from("ua"))
+            log.insert(place, replace(Said(role, f"n{turn}{number}").entry, is_written=True))
+    assert [entry for entry in log if not entry.is_written] == sent

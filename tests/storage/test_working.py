@@ -10,12 +10,13 @@ import pytest
 from redis.asyncio import Redis
 
 from memproxy.errors import StoreError, StoreUnavailableError
-from memproxy.records import Pin, Scope, SessionKey, StoredMessage
+from memproxy.records import Pin, Scope, SessionKey, StoredMessage, StrategyChoice
 from memproxy.storage import schema
 from memproxy.storage.connection import open_redis
 from memproxy.storage.working import (
     ANSWER,
     PARTIAL,
+    RESULT,
     USER,
     IndexEntry,
     LoadedSession,
@@ -215,6 +216,52 @@ async def test_a_branch_may_begin_with_nothing(store: SessionStore) -> None:
     assert await store.record(turn("b", key=other, keep=0, parent=KEY, copied=0))
     assert await words(store, other) == ["ask b", "say b"]
     assert (await load(store)).pins == {}
+
+
+async def test_each_turn_is_a_change_of_its_own_and_branches_go_on_counting(store: SessionStore, redis: Redis) -> None:
+    """By it, what somebody was shown is told from what came later, in whatever thread."""
+    assert await store.record(turn("a"))
+    assert await store.record(turn("b", expected=2))
+    branch = replace(KEY, thread="t")
+    assert await store.record(turn("c", key=branch, keep=0, parent=KEY, copied=1))
+    assert [entry.version for entry in (await load(store, None, "chain b")).index] == [1, 1, 2, 2]
+    assert [entry.version for entry in (await load(store)).index] == [1, 3, 3]
+    threads: Any = await redis.smembers(schema.session_key("threads", KEY))  # type: ignore[misc]  # redis-py's gap
+    assert threads == {schema.session_key("s", branch).removeprefix("mp:s:").encode()}
+
+
+async def test_messages_are_called_after_their_turn_and_say_what_they_are(store: SessionStore) -> None:
+    """Code that reads the session can name each of them, and a result is told from what a user says."""
+    told = [message("q"), message("r", "tool"), message("a", "assistant", id="own")]
+    assert await store.record(turn("t", messages=told))
+    assert [each.id for each in await store.messages(KEY, 0, -1)] == ["t-0", "t-1", "own"]
+    assert [entry.flags & RESULT for entry in (await load(store)).index] == [0, RESULT, 0]
+
+
+async def test_a_pointer_that_stands_for_less_than_the_log_is_never_exact(store: SessionStore) -> None:
+    """The client does not know of what code wrote, so its messages have to be compared each time."""
+    assert await store.record(turn("a", chain_is_whole=False))
+    found = await load(store, None, "chain a", index=False)
+    assert (found.exact_prefix, len(found.index)) == (None, 2)
+
+
+async def test_a_branch_is_led_by_the_sessions_strategies(store: SessionStore, redis: Redis) -> None:
+    """What code has chosen for a session holds for all its threads."""
+    assert await store.record(turn("a"))
+    await redis.hset(schema.session_key("s", KEY), "strategies", '[{"name":"summary","config":{"a":1}}]')
+    assert (await load(store)).strategies == (StrategyChoice("summary", {"a": 1}),)
+    assert await store.record(turn("b", key=replace(KEY, thread="t"), keep=0, parent=KEY, copied=1))
+    assert (await load(store)).strategies == (StrategyChoice("summary", {"a": 1}),)
+
+
+async def test_a_pointer_to_a_deleted_thread_does_not_hide_the_session(store: SessionStore, redis: Redis) -> None:
+    """A client whose branch is gone goes on in the session of its name."""
+    branch = replace(KEY, thread="t")
+    assert await store.record(turn("a"))
+    assert await store.record(turn("b", key=branch, keep=0, parent=KEY, copied=1))
+    assert await store.record(turn("c", expected=2))
+    await redis.delete(*(schema.session_key(kind, branch) for kind in ("s", "log", "idx")))
+    assert (await load(store, "one", "chain b")).key == KEY
 
 
 async def test_long_logs_are_appended_and_copied_whole(store: SessionStore) -> None:

@@ -116,6 +116,15 @@ def test_calls_and_results_stay_together() -> None:
     assert messages_of.complete_pairs([mixed]) == [user([text("and")])]
 
 
+@pytest.mark.parametrize(
+    ("role", "sent"),
+    [("user", "user"), ("system", "user"), ("developer", "user"), ("tool", "assistant"), ("x", "assistant")],
+)
+def test_a_role_that_servers_do_not_take_becomes_one_that_they_do(role: str, sent: str) -> None:
+    """Code may write any role into a session, and a request must not be refused for it."""
+    assert messages_of.replayable({"role": role, "content": "x"}) == {"role": sent, "content": "x"}
+
+
 def test_only_words_are_kept_of_a_broken_off_answer() -> None:
     """Thinking without its signature and half a call would be refused."""
     assert messages_of.without_calls(said(thinking("hm", ""), text("so far"), call("f", {}))) == said(text("so far"))

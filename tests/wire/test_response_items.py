@@ -148,7 +148,9 @@ def test_a_stored_item_is_sent_later_by_itself() -> None:
     assert items_of.restorable(shell) is shell
 
 
-@pytest.mark.parametrize(("role", "sent"), [("developer", "developer"), ("tool", "assistant"), ("narrator", "assistant")])
+@pytest.mark.parametrize(
+    ("role", "sent"), [("developer", "developer"), ("tool", "assistant"), ("narrator", "assistant")]
+)
 def test_a_role_that_code_made_up_is_sent_as_the_assistants(role: str, sent: str) -> None:
     """Servers refuse a role that they don't know, and code may write any into a session."""
     assert items_of.restorable({"role": role, "content": "x"}) == {"role": sent, "content": "x"}
