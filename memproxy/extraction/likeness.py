@@ -32,8 +32,8 @@ STILL_COSINE = 0.6
 
 SHORT_COSINE = 0.3
 SHORT_TERMS = 3
-"""The same for statements of so few words each: "lives in Paris" and "lives in Berlin" have 0.51, with "the user" before
-them 0.44, "works at Acme" and "works at Globex" 0.37."""
+"""The same for statements of so few words each: "lives in Paris" and "lives in Berlin" have 0.51, or 0.44 with "the
+user" before them; "works at Acme" and "works at Globex" 0.37."""
 
 SHARED_TERMS = 0.75
 """The share of the shorter statement's words that the other has, from which on the two are worth a look."""

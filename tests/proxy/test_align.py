@@ -572,7 +572,7 @@ def notes(words: str) -> list[Entry]:
     ("stored", "incoming", "positions", "head", "keep"),
     [
         ("u:a a:b n:x", "u:a a:b u:c", (0, 1, 3), 0, 3),
-        ("n:x u:a a:b", "u:a a:b u:c", (1, 2, 3), 0, 3),
+        ("n:x u:a a:b", "u:a a:b u:c", (1, 2, 3), 1, 3),
         ("u:a n:x a:b n:y u:c a:d", "u:a a:b u:c a:d u:e", (0, 2, 4, 5, 6), 0, 6),
         ("u:a a:b n:x u:c a:d n:y", "u:c a:d u:e", (3, 4, 6), 3, 6),
         ("u:a a:b n:x", "u:c", (3,), 3, 3),

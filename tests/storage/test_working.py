@@ -224,9 +224,9 @@ async def test_each_turn_is_a_change_of_its_own_and_branches_go_on_counting(stor
     assert await store.record(turn("b", expected=2))
     branch = replace(KEY, thread="t")
     assert await store.record(turn("c", key=branch, keep=0, parent=KEY, copied=1))
-    assert [entry.version for entry in (await load(store, None, "chain b")).index] == [1, 1, 2, 2]
+    assert [entry.version for entry in (await load(store, "one", "chain b")).index] == [1, 1, 2, 2]
     assert [entry.version for entry in (await load(store)).index] == [1, 3, 3]
-    threads: Any = await redis.smembers(schema.session_key("threads", KEY))  # type: ignore[misc]  # redis-py's gap
+    threads: Any = await redis.smembers(schema.session_key("threads", KEY))
     assert threads == {schema.session_key("s", branch).removeprefix("mp:s:").encode()}
 
 
@@ -241,7 +241,7 @@ async def test_messages_are_called_after_their_turn_and_say_what_they_are(store:
 async def test_a_pointer_that_stands_for_less_than_the_log_is_never_exact(store: SessionStore) -> None:
     """The client does not know of what code wrote, so its messages have to be compared each time."""
     assert await store.record(turn("a", chain_is_whole=False))
-    found = await load(store, None, "chain a", index=False)
+    found = await load(store, "one", "chain a", index=False)
     assert (found.exact_prefix, len(found.index)) == (None, 2)
 
 
