@@ -115,14 +115,9 @@ def align(
     its history, a message alone is then a helper's, which shares the session's name and nothing else.
     """
     if any(entry.is_silent for entry in (*stored, *incoming)):
-        heard, told = _heard(stored), _heard(incoming)
-        among = align(
-            [stored[at] for at in heard],
-            [incoming[at] for at in told],
-            sends_newest=sends_newest,
-            is_retry=is_retry,
-            is_other_agent=is_other_agent,
-        )
+        heard = [stored[at] for at in _heard(stored)]
+        told = [incoming[at] for at in _heard(incoming)]
+        among = align(heard, told, sends_newest=sends_newest, is_retry=is_retry, is_other_agent=is_other_agent)
         return _among_silent(among, stored, incoming)
     found = _align(stored, incoming, sends_newest=sends_newest, is_retry=is_retry, is_other_agent=is_other_agent)
     sent = {entry.digest for entry in incoming}
