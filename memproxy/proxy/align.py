@@ -141,12 +141,7 @@ def _around(found: Alignment, known: Sequence[int], *, length: int) -> Alignment
 
 
 def _align(
-    stored: Sequence[Entry],
-    incoming: Sequence[Entry],
-    *,
-    sends_newest: bool,
-    is_retry: bool,
-    is_other_agent: bool,
+    stored: Sequence[Entry], incoming: Sequence[Entry], *, sends_newest: bool, is_retry: bool, is_other_agent: bool
 ) -> Alignment:
     if is_retry and _answers(stored, incoming):
         stored = [*stored[:-1], replace(stored[-1], is_partial=True)]

@@ -37,6 +37,8 @@ class Job:
     """The stage that comes next."""
     forwarded: Callable[[Sequence[Claimed]], Mapping[Address, Turn | None]] | None = None
     """What goes to the next stage in the place of which turn; without it each turn goes on as it is."""
+    asks_store_alone: bool = False
+    """One batch at a time is enough: more would only make the store's queue longer, and requests wait in it, too."""
 
 
 def lane_of(turn: Turn) -> Hashable:
@@ -65,9 +67,9 @@ def jobs(
         return sum([await extractor.summarise(session) for session in sessions])
 
     if not extractor.has_model:
-        return (Job(Stage.INDEX, index, INDEX_RULES),)
+        return (Job(Stage.INDEX, index, INDEX_RULES, asks_store_alone=True),)
     return (
-        Job(Stage.INDEX, index, INDEX_RULES, then=Stage.LEARN),
+        Job(Stage.INDEX, index, INDEX_RULES, then=Stage.LEARN, asks_store_alone=True),
         Job(Stage.LEARN, learn, learn_rules, then=Stage.SUMMARISE, forwarded=one_for_all),
         Job(Stage.SUMMARISE, summarise, replace(learn_rules, quiet_s=0.0, longest_s=0.0)),
     )

@@ -39,7 +39,7 @@ class Limits:
     """How much a worker does at a time."""
 
     parallel: int = 4
-    """Batches that are being run."""
+    """Batches that are being run; one where the job asks nobody but the store."""
     held: int = 4_000
     """Turns that are claimed: run, waiting for their session's turn before, for quiet, or to be tried again."""
     held_bytes: int = 16_000_000
@@ -70,6 +70,7 @@ class Worker:
         self._consumer = leases.worker
         self._patience = patience or Patience()
         self._limits = limits or Limits()
+        self._parallel = 1 if job.asks_store_alone else self._limits.parallel
         self._observe = observe or observe_nothing
         self._clock = clock
         self._chance = chance
@@ -204,7 +205,7 @@ class Worker:
     async def _dispatch(self, group: asyncio.TaskGroup) -> None:
         while not self._stopping:
             changed, due_s = self._changed, None
-            if len(self._running) < self._limits.parallel:
+            if len(self._running) < self._parallel:
                 batch = self._lanes.next_batch(self._clock(), hurry=self._is_full())
                 if batch is not None:
                     self._start(batch, group)

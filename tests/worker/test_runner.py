@@ -95,7 +95,8 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 def worker_for(queue: TurnQueue, run: Callable[[Sequence[Turn]], Awaitable[int]], **options: Any) -> Worker:
     leases = queue.leases_of(options.pop("consumer", "one"), ttl_s=options.pop("lease_s", LEASE_S))
-    job = Job(queue.stage, run, options.pop("rules", SINGLY), options.pop("then", None))
+    rules, alone = options.pop("rules", SINGLY), options.pop("asks_store_alone", False)
+    job = Job(queue.stage, run, rules, options.pop("then", None), asks_store_alone=alone)
     chosen: dict[str, Any] = {"patience": QUICK, "limits": LIMITS, "chance": lambda: 0.0}
     return Worker(queue, leases, job, **(chosen | options))
 
@@ -169,6 +170,21 @@ async def test_turns_of_a_session_run_in_order_and_sessions_in_parallel(queue: T
     for session in "abcde":
         assert [name for name in script.ended if name[0] == session] == [f"{session}{number}" for number in range(3)]
     assert script.most_running == LIMITS.parallel
+
+
+async def test_work_that_only_asks_the_store_is_done_batch_by_batch(queue: TurnQueue) -> None:
+    """A request that wants something of the store at the same time does not wait behind a crowd."""
+    gate = asyncio.Event()
+    script = Script(a0=[gate], b0=[gate])
+    for session in "ab":
+        await queue.add(turn(f"{session}0", session=session))
+    worker = worker_for(queue, script, asks_store_alone=True)
+    async with running(worker):
+        await script.until(lambda: script.running == 1)
+        await until(lambda: is_shape(queue, (0, 2, 0)))
+        gate.set()
+        await until(lambda: is_shape(queue, EMPTY))
+    assert script.most_running == 1
 
 
 async def test_what_waits_of_a_session_is_done_in_one_go(queue: TurnQueue) -> None:
