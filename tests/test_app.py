@@ -100,7 +100,7 @@ async def test_namespaces_part_a_users_memory(serve: Serve) -> None:
             assert (b"LX-1" in served.model.requests[-1].raw_body) is expected
 
 
-@pytest.mark.parametrize("path", ["/v1/health", "/v1/health/", "//v1/health", "/u/alice/n/work/v1/health"])
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/health/", "//v1/health", "/u/alice/n/shop/v1/health"])
 async def test_the_memory_api_is_served_beside_the_providers(serve: Serve, path: str) -> None:
     """Its paths are its own, with and without a trailing slash, whatever stands before them."""
     async with serve() as served, client() as http:

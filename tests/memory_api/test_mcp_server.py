@@ -65,8 +65,8 @@ async def test_a_store_that_is_away_is_told_to_the_model(serve: Serve, monkeypat
     [
         ("/mcp", set(), (None, None)),
         ("/u/alice/mcp", {"user_id"}, ("alice", None)),
-        ("/n/work/mcp", {"namespace"}, (None, "work")),
-        ("/u/alice/n/work/mcp", {"user_id", "namespace"}, ("alice", "work")),
+        ("/n/shop/mcp", {"namespace"}, (None, "shop")),
+        ("/u/alice/n/shop/mcp", {"user_id", "namespace"}, ("alice", "shop")),
         ("/u/alice%40example.com/mcp/", {"user_id"}, ("alice@example.com", None)),
     ],
 )
@@ -210,7 +210,7 @@ async def test_a_body_that_is_no_request_is_refused(serve: Serve) -> None:
         (b"/mcp", b"/"),
         (b"/mcp/", b"/"),
         (b"/u/alice/mcp", b"/u/alice/"),
-        (b"/n/work/u/a%2Fb/mcp", b"/n/work/u/a%2Fb/"),
+        (b"/n/shop/u/a%2Fb/mcp", b"/n/shop/u/a%2Fb/"),
         (b"/u/mcp/mcp", b"/u/mcp/"),
         (b"/mcp/x", None),
         (b"/v1/mcp", None),

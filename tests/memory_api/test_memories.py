@@ -40,7 +40,7 @@ def test_a_memory_is_kept_as_it_is_given() -> None:
 
 
 def test_path_and_headers_fill_in_what_a_record_does_not_say() -> None:
-    """An agent with `/u/alice/n/work/v1` as its address need not repeat it; what it does say counts."""
+    """An agent with `/u/alice/n/shop/v1` as its address need not repeat it; what it does say counts."""
     caller = Caller("t", "alice", "work")
     assert record_of(MemoryInput(id="1", text="x"), caller, now=NOW).scope == SCOPE
     named = MemoryInput(id="1", text="x", user_id="bob", namespace="home")
