@@ -95,11 +95,6 @@ def match(document: Document, sent: Sequence[Sent]) -> list[Match]:
     return found
 
 
-def is_written(stored: StoredMessage) -> bool:
-    """Code put the message there; the proxy did not capture it."""
-    return stored.is_written
-
-
 def wire_form(sent: Sent) -> dict[str, str]:
     """The message as a model is sent it."""
     return {"role": sent.role, "content": sent.text}
