@@ -66,8 +66,8 @@ lock:  ## resolve the dependencies anew into the locks; ARGS=--upgrade takes new
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/pip" --disable-pip-version-check --quiet install '$(UV)'; \
 	lock() { "$$tools/bin/uv" pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 		--generate-hashes --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $(ARGS) "$$@"; }; \
-	lock pyproject.toml --extra embedded --output-file requirements.txt; \
-	lock pyproject.toml --extra embedded --extra dev --constraint requirements.txt \
+	lock pyproject.toml --extra embedded --extra otel --output-file requirements.txt; \
+	lock pyproject.toml --extra embedded --extra otel --extra bench --extra dev --constraint requirements.txt \
 		--output-file requirements-dev.txt; \
 	lock --group build --constraint requirements-dev.txt --output-file requirements-build.txt
 
