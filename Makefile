@@ -6,6 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes
@@ -20,11 +21,11 @@ BUILD_INPUTS := pyproject.toml requirements.txt requirements-build.txt
 INSTALL_PACKAGE = $(LOCKED) -r requirements-build.txt && $(PIP) install --no-deps --no-build-isolation --editable .
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format lint types rules demo bench lock clean
+.PHONY: help install run test check format lint types rules demo docs frameworks bench bench-peers lock clean
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*##/\1@/p' $(MAKEFILE_LIST) | while IFS=@ read -r name text; do \
-		printf '  make %-9s%s\n' "$$name" "$$text"; done
+	@sed -nE 's/^([a-z-]+):.*##/\1@/p' $(MAKEFILE_LIST) | while IFS=@ read -r name text; do \
+		printf '  make %-12s%s\n' "$$name" "$$text"; done
 
 install: $(RUNTIME)  ## make .venv with what memproxy needs to run
 
@@ -57,8 +58,19 @@ rules: $(DEV)  ## check the architecture alone
 demo: $(RUNTIME)  ## show what memory does, with a scripted model: no key, nothing left behind
 	@exec $(BIN)/memproxy demo $(ARGS)
 
-bench: $(RUNTIME)  ## measure this machine
+docs: $(DEV)  ## write what is made of docs/: the settings, the table of frameworks
+	$(BIN)/python -m tests.docs.configuration
+	$(BIN)/python -m tests.docs.frameworks
+	$(BIN)/python -m tests.docs.observability
+
+frameworks: $(DEV)  ## install agent frameworks into .frameworks and try their pages; ARGS="-k langchain" tries one
+	$(BIN)/python -m tests.compat.install_frameworks
+	$(BIN)/python -m pytest tests/compat/test_frameworks.py $(ARGS)
+
+bench: $(DEV)  ## measure everything and render docs/performance.md; ARGS="relay" one part, ARGS=--quick just tries
 	@exec $(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(PEERS)/.installed  ## make .venv-peers with LiteLLM's proxy, to be measured beside memproxy
 
 lock:  ## resolve the dependencies anew into the locks; ARGS=--upgrade takes newer releases
 	$(call require_python)
@@ -69,10 +81,11 @@ lock:  ## resolve the dependencies anew into the locks; ARGS=--upgrade takes new
 	lock pyproject.toml --extra embedded --extra otel --output-file requirements.txt; \
 	lock pyproject.toml --extra embedded --extra otel --extra bench --extra dev --constraint requirements.txt \
 		--output-file requirements-dev.txt; \
+	lock bench/requirements-peers.in --output-file bench/requirements-peers.txt; \
 	lock --group build --constraint requirements-dev.txt --output-file requirements-build.txt
 
 clean:  ## remove the environment and everything that can be made again
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) $(PEERS) .frameworks build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): $(BUILD_INPUTS) | $(BIN)/python
@@ -84,6 +97,12 @@ $(DEV): $(BUILD_INPUTS) requirements-dev.txt | $(BIN)/python
 	$(LOCKED) -r requirements-dev.txt
 	$(INSTALL_PACKAGE)
 	touch $(RUNTIME) $@
+
+$(PEERS)/.installed: bench/requirements-peers.txt
+	$(call require_python)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
+	touch $@
 
 $(BIN)/python:
 	$(call require_python)

@@ -5,7 +5,7 @@ behind it. (A mount at the root would shadow every handler with a path parameter
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 
 from memproxy.errors import MemproxyError, NotFoundError, RequestError, StoreError
-from memproxy.identity import credential_of
+from memproxy.identity import credential_of, read_claims
 from memproxy.memory.view_runs import ViewRuns
 from memproxy.memory_api.api import MemoryApi
 from memproxy.memory_api.mcp_server import McpApp, McpDefaults, mcp_identity
@@ -24,6 +24,7 @@ from memproxy.memory_api.requests import IDENTITY_PREFIX
 from memproxy.memory_api.routes import memory_app
 from memproxy.memory_api.sessions import Sessions
 from memproxy.memory_api.summary_views import views_of
+from memproxy.memory_api.watched import WatchedApi
 from memproxy.proxy.assemble import Assembler
 from memproxy.proxy.cached_results import ToolCache
 from memproxy.proxy.client import Message, Receive, Send
@@ -36,11 +37,14 @@ from memproxy.proxy.record import Recorder
 from memproxy.proxy.routes import ProxyApp
 from memproxy.proxy.stages import Policy
 from memproxy.proxy.upstream import Upstream
-from memproxy.records import MemoryMode, SessionKey
+from memproxy.proxy.watched import WatchedSender
+from memproxy.proxy.watching import Watching
+from memproxy.records import MemoryMode, Scope, SessionKey
 from memproxy.services import Services
 from memproxy.settings import LOOPBACK, Settings
 from memproxy.storage.schema import session_key
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.requests import RequestWatch
+from memproxy.telemetry.several_processes import SharedMetrics
 from memproxy.tokens import Windows
 
 OWN_SEGMENTS = frozenset({b"healthz", b"readyz", b"metrics", b"memproxy"})
@@ -67,11 +71,16 @@ class App:
 
     proxy: ProxyApp
     pages: Litestar
-    memory_api: Litestar
+    memory_api: WatchedApi
     mcp: McpApp
+    watched_mcp: WatchedApi
     recorder: Recorder
-    metrics: Metrics
     is_draining: bool = False
+
+    def drain(self) -> None:
+        """Say that this process is not ready any more; what is under way, and what still comes, is served."""
+        self.is_draining = True
+        self.proxy.drain()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request: the provider's API first, since that is where every microsecond counts."""
@@ -79,19 +88,11 @@ class App:
         if path.lstrip("/").partition("/")[0].encode() in OWN_SEGMENTS:
             await self.pages(scope, receive, send)  # type: ignore[arg-type]  # litestar's own names for ASGI's types
         elif (found := api_path(scope.get("raw_path") or path.encode())) is not None:
-            await self.memory_api(_below(found, scope), receive, self._counting(send))  # type: ignore[arg-type]  # as above
+            await self.memory_api(_below(found, scope), receive, send)
         elif (identity := mcp_identity(scope.get("raw_path") or path.encode())) is not None:
-            await self.mcp(scope, receive, send, identity=identity)
+            await self.watched_mcp(scope, receive, send, identity=identity)
         else:
             await self.proxy(scope, receive, send)
-
-    def _counting(self, send: Send) -> Send:
-        async def count(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self.metrics.requests.labels("memory_api", f"{message['status'] // 100}xx").inc()
-            await send(message)
-
-        return count
 
 
 def _below(found: ApiPath, scope: Message) -> Message:
@@ -100,8 +101,8 @@ def _below(found: ApiPath, scope: Message) -> Message:
     return {**scope, "path": path, "raw_path": found.path, IDENTITY_PREFIX: found.identity}
 
 
-def create_app(services: Services, upstream: Upstream) -> App:
-    """The application over these services."""
+def create_app(services: Services, upstream: Upstream, *, shared: SharedMetrics | None = None) -> App:
+    """The application over these services. `shared`: the metrics of processes beside this one are shown, too."""
     settings = services.settings
     recall = Recall(
         services.sessions,
@@ -110,7 +111,40 @@ def create_app(services: Services, upstream: Upstream) -> App:
         session_deadline_s=settings.session_deadline_s,
         search_deadline_s=settings.recall_deadline,
     )
-    recorder = Recorder(
+    recorder, receipts = _recorder(services), Receipts()
+    watched = WatchedSender(upstream, services.metrics, base_url=settings.upstream_base_url)
+    pipeline = _pipeline(services, watched, recall=recall, recorder=recorder, receipts=receipts)
+    watch = RequestWatch(services.metrics, has_access_log=settings.access_log)
+    sockets = upstream if settings.responses_websocket else None
+    proxy = ProxyApp(pipeline, watched, services.tasks, watch, sockets=sockets)
+    api = memory_api(services, settled=_settled(recorder))
+    mcp = McpApp(api, defaults=mcp_defaults(settings), is_loopback=settings.listen_host in LOOPBACK)
+    app = App(
+        proxy,
+        Litestar(openapi_config=None, logging_config=None),
+        WatchedApi(memory_app(api), watch, services.metrics, kind="memory_api"),
+        mcp,
+        WatchedApi(mcp, watch, services.metrics, kind="mcp", route="/mcp"),
+        recorder,
+    )
+    app.pages = Litestar(
+        [
+            _healthz,
+            _readyz(lambda: not app.is_draining),
+            _metrics(services, recorder, shared),
+            _explain(services, receipts),
+            _usage(services),
+        ],
+        openapi_config=None,
+        logging_config=None,
+        exception_handlers={MemproxyError: _own_error, HTTPException: _http_error},
+    )
+    return app
+
+
+def _recorder(services: Services) -> Recorder:
+    settings = services.settings
+    return Recorder(
         services.sessions,
         services.tasks,
         breaker=services.breaker,
@@ -120,29 +154,10 @@ def create_app(services: Services, upstream: Upstream) -> App:
         deadline_s=settings.record_deadline_s,
         pressure=lambda: services.store_memory.pressure,
     )
-    receipts = Receipts()
-    pipeline = _pipeline(services, upstream, recall=recall, recorder=recorder, receipts=receipts)
-    proxy = ProxyApp(pipeline, upstream, services.tasks, services.metrics, has_sockets=settings.responses_websocket)
-    api = memory_api(services, settled=_settled(recorder))
-    app = App(
-        proxy,
-        Litestar(openapi_config=None, logging_config=None),
-        memory_app(api),
-        McpApp(api, defaults=mcp_defaults(settings), is_loopback=settings.listen_host in LOOPBACK),
-        recorder,
-        services.metrics,
-    )
-    app.pages = Litestar(
-        [_healthz, _readyz(lambda: not app.is_draining), _metrics(services, recorder), _explain(services, receipts)],
-        openapi_config=None,
-        logging_config=None,
-        exception_handlers={MemproxyError: _own_error, HTTPException: _http_error},
-    )
-    return app
 
 
 def _pipeline(
-    services: Services, upstream: Upstream, *, recall: Recall, recorder: Recorder, receipts: Receipts
+    services: Services, upstream: WatchedSender, *, recall: Recall, recorder: Recorder, receipts: Receipts
 ) -> Pipeline:
     settings, policy = services.settings, _policy(services)
     return Pipeline(
@@ -150,7 +165,7 @@ def _pipeline(
         recall=recall,
         recorder=recorder,
         receipts=receipts,
-        assembler=Assembler(recall, _windows(settings), policy),
+        assembler=Assembler(recall, _windows(settings), policy, services.metrics),
         tool_cache=ToolCache(
             services.tool_results,
             services.tool_counts,
@@ -166,6 +181,7 @@ def _pipeline(
         tenants=services.tenants,
         clock=services.clock,
         metrics=services.metrics,
+        watching=Watching(services.metrics, base_url=settings.upstream_base_url),
     )
 
 
@@ -252,12 +268,15 @@ def _readyz(is_ready: Callable[[], bool]) -> Any:
     return readyz
 
 
-def _metrics(services: Services, recorder: Recorder) -> Any:
+def _metrics(services: Services, recorder: Recorder, shared: SharedMetrics | None) -> Any:
+    services.metrics.turns_waiting.set_function(lambda: recorder.waiting)
+    services.metrics.store_away.set_function(lambda: services.breaker.is_open)
+    source = shared or services.metrics
+
     @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False)
     def metrics() -> Response[bytes]:
         """Prometheus' text format."""
-        services.metrics.turns_waiting.set(recorder.waiting)
-        return Response(services.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(source.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return metrics
 
@@ -277,6 +296,25 @@ def _explain(services: Services, receipts: Receipts) -> Any:
         return Response(receipt, media_type=MediaType.JSON)
 
     return explain
+
+
+def _usage(services: Services) -> Any:
+    @get("/memproxy/sessions/{session:str}/usage", media_type=MediaType.JSON)
+    async def usage(session: FromPath[str], request: HandlerRequest) -> dict[str, int | str | float | None]:
+        """What the provider's prompt cache gave a session; user and namespace as a request names them, or as query."""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        tenant = services.tenants.tenant_of(credential_of(headers))
+        claims = read_claims(headers, {}, {}, default_user=services.settings.default_user or None)
+        user = request.query_params.get("user_id") or claims.user
+        namespace = request.query_params.get("namespace") or claims.namespace
+        key = SessionKey(Scope(tenant or "", user, namespace), session)
+        account = await services.sessions.account(key) if tenant is not None else None
+        if account is None:
+            raise NotFoundError("There is no such session of this user and namespace under this credential.")
+        share = account.cached_tokens / account.prompt_tokens if account.prompt_tokens else None
+        return {"session_id": session, **asdict(account), "cached_share": share}
+
+    return usage
 
 
 async def _receipt(services: Services, receipts: Receipts, tenant: str | None, request_id: str) -> bytes | None:

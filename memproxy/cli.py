@@ -23,7 +23,8 @@ from memproxy.queue_commands import as_json, drop, read_state, retry, show_state
 from memproxy.server import serve as run_server
 from memproxy.settings import Settings, read_settings, unknown_variables
 from memproxy.storage.queue import Stage
-from memproxy.telemetry import configure_logging
+from memproxy.telemetry.logs import configure_logging
+from memproxy.telemetry.traces import is_wanted
 from memproxy.tools_report import read_totals, replayed, show_replayed, show_totals
 
 log = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def report(files: tuple[Path, ...], **options: Any) -> None:
 def _quietly(options: dict[str, Any]) -> Settings:
     """Settings for a command that only looks, or does one thing: the log tells what is wrong, nothing else."""
     settings = read_settings(options)
-    configure_logging("warning" if settings.log_level == "info" else settings.log_level)
+    configure_logging("warning" if settings.log_level == "info" else settings.log_level, settings.log_format)
     return settings
 
 
@@ -240,7 +241,8 @@ def _started(options: dict[str, Any]) -> Settings:
     settings.windows()
     text, source = settings.tool_rules()
     parse_policy(text, source=source)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
+    is_wanted(setting=settings.tracing, environment=os.environ)
     for name in unknown_variables(os.environ):
         log.warning("%s is set, but there is no such setting; it is ignored", name)
     return settings

@@ -106,7 +106,7 @@ async def check_vectors(settings: Settings) -> list[Finding]:
 async def check_store(settings: Settings) -> list[Finding]:
     """The store, as requests and workers need it."""
     if settings.redis_url:
-        return judge_store(await _diagnosed(settings.redis_url, settings), where="the configured Redis", is_own=False)
+        return judge_store(await _diagnosed(settings.store_url, settings), where="the configured Redis", is_own=False)
     async with EmbeddedStore(settings.data_dir) as embedded:
         where = f"embedded in {settings.data_dir}"
         return judge_store(await _diagnosed(embedded.url, settings), where=where, is_own=True)
@@ -123,11 +123,16 @@ def judge_store(found: Diagnosis, *, where: str, is_own: bool) -> list[Finding]:
     """What the diagnosis means; pure. `is_own`: memproxy started the store itself."""
     told = f"{where}, version {found.facts.version}, answers in {found.took_ms:.1f} ms"
     findings = [Finding("store", Level.OK, told), *_risks(found, is_own=is_own)]
+    if found.facts.is_cluster and not found.is_asked_as_cluster:
+        advice = "Name it as what it is: redis+cluster://host:6379."
+        return [*findings, Finding("store", Level.FAILED, "is a node of a Redis Cluster", advice)]
     findings += [
         Finding("store", Level.FAILED, f"does not allow {what}: {reason}", "Give memproxy's user that right.")
         for what, reason in found.refused.items()
     ]
-    if found.search_problem:
+    if found.has_recall_off:
+        findings.append(Finding("search", Level.NOTE, found.search_problem))
+    elif found.search_problem:
         findings.append(Finding("search", Level.FAILED, found.search_problem))
     elif not found.refused:
         findings.append(Finding("search", Level.OK, "the query engine takes memproxy's queries"))

@@ -132,6 +132,8 @@ def checked(name: str, value: str, *, source: str) -> str:
         raise BadIdentityError(f"The {name} in {source} is empty; leave it out or give it a value.")
     if len(text) > MAX_LENGTH:
         raise BadIdentityError(f"The {name} in {source} has {len(text)} characters; {MAX_LENGTH} are allowed.")
+    if text.isascii() and text.isprintable():
+        return text
     if any(unicodedata.category(char) in {"Cc", "Cs"} or char == "\ufffd" for char in text):
         raise BadIdentityError(f"The {name} in {source} has control characters or is not UTF-8.")
     return text

@@ -1,27 +1,27 @@
 """The process that learns: `memproxy worker`, and the one that `memproxy serve` keeps beside itself.
 
 Learning takes more of a processor than serving does, and a request can't wait for it. So it has a process of its own,
-which steps back when both want the processor. What it counts is passed on to the one that serves, and shown there.
+which steps back when both want the processor. What it counts is shown by those that serve.
 """
 
 import asyncio
-import contextlib
 import logging
 import multiprocessing
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from multiprocessing.connection import Connection
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import uvloop
 
 from memproxy.errors import MemproxyError
 from memproxy.services import Services, open_services
 from memproxy.settings import Settings
-from memproxy.telemetry import configure_logging, served_metrics
-from memproxy.worker.outage import Observe
+from memproxy.telemetry.logs import configure_logging
+from memproxy.telemetry.metrics import served_metrics
+from memproxy.telemetry.several_processes import SharedMetrics
 from memproxy.worker.process import running_workers
 
 log = logging.getLogger(__name__)
@@ -32,31 +32,25 @@ NICENESS = 10
 SUPERVISION_S = 0.5
 """How often the process beside is looked after."""
 
-Told = tuple[str, float]
-"""What the process beside tells: a name and a number to count by."""
-
 
 def work(settings: Settings) -> None:
     """Work off the queues until SIGTERM or SIGINT."""
     uvloop.run(_work(settings))
 
 
-def work_beside(settings: Settings, telling: "Connection[Told, Told]") -> None:
-    """Work off the queues for a process that serves, until SIGTERM, SIGINT, or its end."""
-    configure_logging(settings.log_level)
-    uvloop.run(_work(settings, telling=telling))
+def work_beside(settings: Settings, folder: Path | None) -> None:
+    """Work off the queues for processes that serve, until SIGTERM, SIGINT, or the end of the one that started this."""
+    configure_logging(settings.log_level, settings.log_format)
+    uvloop.run(_work(settings, folder=folder, is_beside=True))
 
 
 @asynccontextmanager
-async def learning_beside(settings: Settings, observe: Observe) -> AsyncIterator[None]:
-    """Keep a process that learns, while inside; what ends is started again. `observe` gets what it counts."""
+async def learning_beside(settings: Settings, folder: Path | None) -> AsyncIterator[None]:
+    """Keep a process that learns, while inside; what ends is started again. What it counts lies in `folder`."""
     context = multiprocessing.get_context("spawn")
-    hearing, telling = context.Pipe(duplex=False)
-    loop = asyncio.get_running_loop()
-    loop.add_reader(hearing.fileno(), _hear, hearing, observe)
 
     def start() -> SpawnProcess:
-        process = context.Process(target=work_beside, args=(settings, telling), name="memproxy worker")
+        process = context.Process(target=work_beside, args=(settings, folder), name="memproxy worker")
         process.start()
         return process
 
@@ -70,9 +64,6 @@ async def learning_beside(settings: Settings, observe: Observe) -> AsyncIterator
             for process in running:
                 process.terminate()
                 await asyncio.to_thread(process.join)
-            loop.remove_reader(hearing.fileno())
-            hearing.close()
-            telling.close()
 
 
 async def _supervise(running: list[SpawnProcess], start: Callable[[], SpawnProcess]) -> None:
@@ -83,38 +74,22 @@ async def _supervise(running: list[SpawnProcess], start: Callable[[], SpawnProce
             running[0] = start()
 
 
-def _hear(hearing: "Connection[Told, Told]", observe: Observe) -> None:
-    """Pass on what the process beside has told."""
-    with contextlib.suppress(EOFError, OSError):
-        while hearing.poll():
-            observe(*hearing.recv())
-
-
-async def _work(settings: Settings, *, telling: "Connection[Told, Told] | None" = None) -> None:
+async def _work(settings: Settings, *, folder: Path | None = None, is_beside: bool = False) -> None:
     os.nice(NICENESS)  # before there are threads: each inherits it, none is given it later
     stopped = asyncio.Event()
     _end_with_parent(settings, stopped)
-    if telling is None:
+    if not is_beside:
         on_signals(stopped.set)
     async with open_services(settings) as services:
-        if telling is None:
+        if not is_beside:
             log.info("%s", extraction_line(services.settings))
         on_signals(stopped.set)  # before this, the process beside has nothing that it would have to put in order
-        observe = services.metrics.observe_job if telling is None else _telling(telling, services.metrics.observe_job)
-        with _shown_metrics(services):
-            async with running_workers(services, observe=observe):
+        shared = SharedMetrics(services.metrics, folder) if folder is not None else None
+        with nullcontext() if is_beside else _shown_metrics(services):
+            async with running_workers(services), shared.written() if shared else nullcontext():
                 await stopped.wait()
-
-
-def _telling(telling: "Connection[Told, Told]", observe: Observe) -> Observe:
-    """Count here, and tell the process that serves. A message is small, so it is written as a whole or not at all."""
-
-    def tell(name: str, value: float) -> None:
-        observe(name, value)
-        with contextlib.suppress(OSError):  # whoever listened has gone, and so will we
-            telling.send((name, value))
-
-    return tell
+    if shared is not None:
+        shared.write()
 
 
 def _end_with_parent(settings: Settings, stopped: asyncio.Event) -> None:
@@ -129,10 +104,11 @@ def _end_with_parent(settings: Settings, stopped: asyncio.Event) -> None:
 
 
 def on_signals(act: Callable[[], object]) -> None:
-    """Call `act` at SIGTERM and SIGINT."""
+    """Call `act` at SIGTERM and SIGINT, and when the terminal is closed (SIGHUP), unless `nohup` keeps that away."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, act)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, act)
 
 
 @contextmanager

@@ -14,8 +14,10 @@ import copy
 import enum
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import openai
 from openai import AsyncOpenAI
@@ -23,6 +25,7 @@ from openai import AsyncOpenAI
 from memproxy.errors import ModelAwayError, ModelCallError
 from memproxy.loose_json import read_json
 from memproxy.records import JsonObject
+from memproxy.telemetry.traces import Span, Traces, Value
 from memproxy.tokens import estimate_tokens
 
 log = logging.getLogger(__name__)
@@ -62,8 +65,12 @@ class JsonModel:
     `timeout_s` is for the whole call.
     """
 
-    def __init__(self, base_url: str, api_key: str | None, model: str, timeout_s: float) -> None:
+    def __init__(
+        self, base_url: str, api_key: str | None, model: str, timeout_s: float, traces: Traces | None = None
+    ) -> None:
         self._model = model
+        self._base_url = base_url
+        self._traces = traces
         self._timeout_s = timeout_s
         self._format = AnswerFormat.JSON_SCHEMA
         self._client = AsyncOpenAI(
@@ -161,9 +168,37 @@ class JsonModel:
         create: Any = self._client.chat.completions.create  # Any: plain dicts are what goes over the wire
         form = openai.omit if response_format is None else response_format
         try:
-            return await create(model=self._model, messages=messages, response_format=form)
+            with self._span() as span:
+                completion = await create(model=self._model, messages=messages, response_format=form)
+                if span is not None:
+                    span.set(_told(completion))
+                return completion
         except ValueError as error:  # the client lets the decoder's own errors through
             raise ModelCallError(f"{self._model} answered nothing readable: {error}", retryable=True) from error
+
+    def _span(self) -> AbstractContextManager[Span | None]:
+        """The call in a trace."""
+        if self._traces is None:
+            return nullcontext()
+        told = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": self._model,
+            "server.address": urlsplit(self._base_url).hostname or "",
+        }
+        return self._traces.span(f"chat {self._model}", kind="client", attributes=told)
+
+
+def _told(completion: Any) -> dict[str, Value | None]:
+    """What a trace tells of an answer; nothing that is not what it should be. Any: see `_words`."""
+    usage = getattr(completion, "usage", None)
+    told = {
+        "gen_ai.response.id": getattr(completion, "id", None),
+        "gen_ai.response.model": getattr(completion, "model", None),
+        "gen_ai.usage.input_tokens": getattr(usage, "prompt_tokens", None),
+        "gen_ai.usage.output_tokens": getattr(usage, "completion_tokens", None),
+    }
+    return {name: value for name, value in told.items() if isinstance(value, str | int)}
 
 
 def _words(completion: Any, *, model: str) -> str:

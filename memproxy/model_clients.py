@@ -8,6 +8,7 @@ from memproxy.embedding import Embedder, LocalEmbedder, RemoteEmbedder
 from memproxy.llm import JsonModel
 from memproxy.remote_vectors import EmbeddingService
 from memproxy.settings import Settings
+from memproxy.telemetry.traces import Traces
 
 
 @asynccontextmanager
@@ -30,7 +31,7 @@ async def open_embedder(settings: Settings) -> AsyncIterator[Embedder]:
         yield RemoteEmbedder(service, dims=service.dims)
 
 
-def extraction_model(settings: Settings) -> JsonModel | None:
+def extraction_model(settings: Settings, traces: Traces | None = None) -> JsonModel | None:
     """What makes memories, to be entered; None where no model is configured for it."""
     if not settings.extracts:
         return None
@@ -41,4 +42,5 @@ def extraction_model(settings: Settings) -> JsonModel | None:
         key.get_secret_value() if key else None,
         settings.extraction_model,
         settings.extraction_timeout_s,
+        traces,
     )

@@ -102,7 +102,7 @@ async def _chosen(letters: DeadLetters, names: Collection[str], stages: Sequence
 def _opened(settings: Settings) -> AbstractAsyncContextManager[Any]:
     """The store that the server uses. Any: what it is stays behind the storage's door."""
     return opened_store(
-        settings.redis_url, data_dir=settings.data_dir, connect_timeout_s=settings.redis_connect_timeout_s
+        settings.store_url, data_dir=settings.data_dir, connect_timeout_s=settings.redis_connect_timeout_s
     )
 
 

@@ -180,6 +180,8 @@ class Turn:
     """How memories are made of it; empty means as it is configured."""
     thread: str = ""
     """Which of the conversations under the session's name."""
+    trace: str = ""
+    """The request's place in a trace, as W3C writes it; empty where none was made."""
 
 
 class MemoryRecord(msgspec.Struct, frozen=True, omit_defaults=True):

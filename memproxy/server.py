@@ -8,13 +8,16 @@ import multiprocessing
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import uvicorn
 import uvloop
 from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from memproxy.app import App, create_app, open_upstream
 from memproxy.clock import Clock
@@ -24,8 +27,8 @@ from memproxy.services import Services, open_services
 from memproxy.settings import Settings
 from memproxy.sockets import listening_socket
 from memproxy.storage.embedded import EmbeddedStore
-from memproxy.telemetry import configure_logging
-from memproxy.worker.outage import observe_nothing
+from memproxy.telemetry.logs import configure_logging
+from memproxy.telemetry.several_processes import SharedMetrics, metrics_folder
 from memproxy.worker.process import running_workers
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,10 @@ START_POLL_S = 0.01
 
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep idle connections, so that they and not we close them."""
+
+LINGER_S = 3
+"""How long a connection outlives an answer that could not tell that it is the last one: its client may well go on at
+once, as agents do, and what it sends must not meet a closed door."""
 
 
 def serve(settings: Settings) -> None:
@@ -60,14 +67,16 @@ async def _supervise(settings: Settings, listening: socket.socket) -> None:
     on_signals(stopped.set)
 
     def start() -> SpawnProcess:
-        process = context.Process(target=serve_process, args=(settings, [listening]), name="memproxy serve")
+        process = context.Process(target=serve_process, args=(settings, [listening], folder), name="memproxy serve")
         process.start()
         return process
 
-    async with (
-        nullcontext() if settings.redis_url else EmbeddedStore(settings.data_dir),
-        learning_beside(settings, observe_nothing) if settings.run_worker else nullcontext(),
-    ):
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(metrics_folder())
+        if not settings.redis_url:
+            await stack.enter_async_context(EmbeddedStore(settings.data_dir))
+        if settings.run_worker:
+            await stack.enter_async_context(learning_beside(settings, folder))
         running = [start() for _ in range(settings.workers)]
         try:
             while not await _is_set_within(stopped, SUPERVISION_S):
@@ -78,10 +87,19 @@ async def _supervise(settings: Settings, listening: socket.socket) -> None:
                         log.error("serving process %s ended with %s; starting another", process.pid, process.exitcode)
                         running[place] = start()
         finally:
+            listening.close()  # the serving processes have it open as long as they take requests; nobody else would
+            await _end(running, hurry=stopped)
+
+
+async def _end(running: list[SpawnProcess], *, hurry: asyncio.Event) -> None:
+    """Tell the processes to stop and wait until they have; a further signal is passed on."""
+    hurry.set()
+    while any(process.is_alive() for process in running):
+        if hurry.is_set():
+            hurry.clear()
             for process in running:
                 process.terminate()
-            for process in running:
-                await asyncio.to_thread(process.join)
+        await _is_set_within(hurry, START_POLL_S)
 
 
 async def _is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
@@ -91,25 +109,32 @@ async def _is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
     return event.is_set()
 
 
-def serve_process(settings: Settings, sockets: list[socket.socket]) -> None:
-    """One serving process of several."""
-    configure_logging(settings.log_level)
+def serve_process(settings: Settings, sockets: list[socket.socket], folder: Path | None) -> None:
+    """One serving process of several, whose metrics lie in `folder`."""
+    configure_logging(settings.log_level, settings.log_format)
     try:
-        uvloop.run(_serve(settings, sockets))
+        uvloop.run(_serve(settings, sockets, folder=folder))
     except MemproxyError as error:
         log.error("%s", error)
         sys.exit(CANNOT_SERVE)
 
 
-async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    stopped = asyncio.Event()
-    on_signals(stopped.set)
+async def _serve(settings: Settings, sockets: list[socket.socket], *, folder: Path | None = None) -> None:
+    stopped, hurry = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        (hurry if stopped.is_set() else stopped).set()
+
+    on_signals(stop)
     parent = multiprocessing.parent_process()
     if parent is not None:  # killed, it can't end us: without it nobody would, and the port stayed taken
-        asyncio.get_running_loop().add_reader(parent.sentinel, stopped.set)
-    async with running(settings, sockets=sockets, learns_beside=settings.run_worker and parent is None) as instance:
-        _tune_garbage_collection()
-        await instance.until(stopped)
+        asyncio.get_running_loop().add_reader(parent.sentinel, stop)
+    learns_beside = settings.run_worker and parent is None
+    with metrics_folder() if learns_beside else nullcontext(folder) as shared:
+        async with running(settings, sockets=sockets, learns_beside=learns_beside, folder=shared) as instance:
+            _tune_garbage_collection()
+            await instance.until(stopped)
+            await instance.drain(settings.drain_s, hurry=hurry)
 
 
 def _tune_garbage_collection() -> None:
@@ -117,6 +142,49 @@ def _tune_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+
+
+class Connection(HttpToolsProtocol):
+    """An HTTP connection that ends between two requests, and not while its client may be sending the next one."""
+
+    is_unaware = False
+    """The client does not know that the end is near: the head of its answer had gone out by then."""
+
+    def announce_end(self) -> None:
+        """The answer under way says that it is the last one here, if its head has not gone out yet."""
+        cycle = self._cycle
+        if cycle is not None and not cycle.response_started:
+            cycle.keep_alive = False
+        elif cycle is not None and not cycle.response_complete:
+            self.is_unaware = True
+
+    @override
+    def shutdown(self) -> None:
+        cycle = self._cycle
+        if cycle is not None and not cycle.response_started:
+            cycle.keep_alive = False
+        elif cycle is not None and not cycle.response_complete:
+            self.timeout_keep_alive = LINGER_S
+        elif self.is_unaware and self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = self.loop.call_later(LINGER_S, self.timeout_keep_alive_handler)
+        else:
+            self.transport.close()
+
+    @property
+    def _cycle(self) -> RequestResponseCycle | None:
+        """The newest request's; None before the first one, which uvicorn's types deny."""
+        return self.cycle
+
+
+class SocketConnection(WebSocketsSansIOProtocol):
+    """A WebSocket that the application closes, after the exchange under way."""
+
+    @override
+    def shutdown(self) -> None:
+        self.close_timeout = LINGER_S
+        if self.close_sent or not self.handshake_complete:
+            super().shutdown()
 
 
 class Server(uvicorn.Server):
@@ -127,6 +195,14 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def announce_end(self) -> None:
+        """From now on each response says that it is the last one of its connection."""
+        self.config.encoded_headers = [*self.config.encoded_headers, (b"connection", b"close")]
+        self.server_state.default_headers = self.config.encoded_headers  # its loop does the same, but once a second
+        for connection in self.server_state.connections:
+            if isinstance(connection, Connection):
+                connection.announce_end()
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -134,6 +210,7 @@ class Instance:
 
     services: Services
     app: App
+    server: Server
     task: "asyncio.Task[None]"
     """Ends when the server does."""
 
@@ -150,35 +227,53 @@ class Instance:
         await asyncio.wait([waiting, self.task], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
+    async def drain(self, delay_s: float, *, hurry: asyncio.Event) -> None:
+        """Say that the end is near, and take requests until load balancers have heard it, or there is a hurry."""
+        self.app.drain()
+        self.server.announce_end()
+        if delay_s:
+            log.info("no longer ready; requests are taken for another %g s", delay_s)
+        await _is_set_within(hurry, delay_s)
+
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, sockets: list[socket.socket], clock: Clock | None = None, learns_beside: bool = False
+    settings: Settings,
+    *,
+    sockets: list[socket.socket],
+    clock: Clock | None = None,
+    learns_beside: bool = False,
+    folder: Path | None = None,
 ) -> AsyncIterator[Instance]:
     """Serve on these sockets while inside; leaving lets open requests finish and records what they left.
 
     It learns in this process, unless `run_worker` is off, or `learns_beside` has it done in one of its own.
+    Metrics are shown together with those of all processes that have the same `folder`.
     """
     async with open_services(settings, clock=clock) as services, open_upstream(services) as upstream:
-        app = create_app(services, upstream)
+        shared = SharedMetrics(services.metrics, folder) if folder is not None else None
+        app = create_app(services, upstream, shared=shared)
         server = Server(_config(settings, app))
         async with (
             running_workers(services, works=settings.run_worker and not learns_beside),
-            learning_beside(settings, services.metrics.observe_job) if learns_beside else nullcontext(),
+            learning_beside(settings, folder) if learns_beside else nullcontext(),
+            shared.written() if shared and settings.workers > 1 else nullcontext(),
             app.mcp.running(),
         ):
             task = services.tasks.spawn(server.serve(sockets=sockets), name="HTTP server")
             try:
                 while not server.started and not task.done():  # noqa: ASYNC110  uvicorn has no event for it
                     await asyncio.sleep(START_POLL_S)
-                yield Instance(services, app, task)
+                yield Instance(services, app, server, task)
             finally:
-                app.is_draining = True
+                app.drain()
                 server.should_exit = True
                 await asyncio.wait([task])
     if app.recorder.waiting:
         services.metrics.turns_lost.inc(app.recorder.waiting)
         log.error("%s turns are lost: the store did not come back before the end", app.recorder.waiting)
+    if shared is not None:
+        shared.write()
 
 
 def _bound(settings: Settings) -> socket.socket:
@@ -194,8 +289,8 @@ def _bound(settings: Settings) -> socket.socket:
 def _config(settings: Settings, app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
-        ws="websockets-sansio",
+        http=Connection,
+        ws=SocketConnection,
         ws_max_size=int(settings.max_body_mb * 1_048_576),
         lifespan="off",
         log_config=None,

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
+import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from memproxy.clock import Clock, SystemClock
 from memproxy.embedding import Embedder
@@ -27,8 +27,9 @@ from memproxy.storage.connection import open_redis
 from memproxy.storage.continuations import ContinuationStore
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore
+from memproxy.storage.pipelined import Pipelined
 from memproxy.storage.pressure import StoreMemory
-from memproxy.storage.query_engine import require_query_engine
+from memproxy.storage.query_engine import missing_in_cluster, require_query_engine
 from memproxy.storage.queue import Stage, TurnQueue
 from memproxy.storage.run_tasks import RunTaskStore
 from memproxy.storage.session_data import SessionDataStore
@@ -39,7 +40,8 @@ from memproxy.storage.tool_counts import ToolCounts
 from memproxy.storage.tool_results import ToolResultStore
 from memproxy.storage.working import SessionStore
 from memproxy.tasks import Tasks
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.metrics import Metrics
+from memproxy.telemetry.traces import open_traces
 from memproxy.tokens import load_vocabulary
 
 log = logging.getLogger(__name__)
@@ -94,33 +96,38 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
     Raises:
         StoreUnavailableError: the embedded store can't be started; the message says what to do.
         StoreUnfitError: the store answers but has no query engine.
+        SettingsError: traces are asked for and can't be had.
     """
     text, source = settings.tool_rules()
     policy = parse_policy(text, source=source)
     async with AsyncExitStack() as stack:
+        traces = await stack.enter_async_context(open_traces(setting=settings.tracing, environment=os.environ))
         redis = await _open_store(settings, stack)
         embedder = await stack.enter_async_context(open_embedder(settings))
         await asyncio.to_thread(load_vocabulary)
-        model = extraction_model(settings)
+        model = extraction_model(settings, traces)
         if model is not None:
             await stack.enter_async_context(model)
-        store = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
+        commands = Pipelined(redis)
+        store = LongTermStore(redis, model=embedder.name, dims=embedder.dims, commands=commands)
         services = _assembled(
             settings,
             redis,
+            commands=commands,
             long_term=LongTermMemory(store, embedder),
             embedder=embedder,
             model=model,
             policy=policy,
             clock=clock or SystemClock(),
+            metrics=Metrics(traces),
         )
-        await _prepare_soon(stack, services, store, require_query_engine(redis))
+        await _prepare_soon(stack, services, store, redis)
         stack.push_async_callback(services.tasks.drain, settings.shutdown_grace_s)
         yield services
 
 
 async def _open_store(settings: Settings, stack: AsyncExitStack) -> Client:
-    url = settings.redis_url
+    url = settings.store_url
     if not url:
         url = (await stack.enter_async_context(EmbeddedStore(settings.data_dir))).url
     redis = open_redis(
@@ -134,16 +141,17 @@ def _assembled(
     settings: Settings,
     redis: Client,
     *,
+    commands: Pipelined,
     long_term: LongTermMemory,
     embedder: Embedder,
     model: JsonModel | None,
     policy: ToolPolicy,
     clock: Clock,
+    metrics: Metrics,
 ) -> Services:
     ttls = {"named_ttl_s": settings.session_ttl_s, "unnamed_ttl_s": settings.unnamed_session_ttl_s}
-    sessions = SessionStore(redis, **ttls, receipt_ttl_s=settings.receipt_ttl_s)
-    index = SessionIndex(redis)
-    documents = SessionDocuments(redis, index, **ttls)
+    sessions = SessionStore(redis, receipt_ttl_s=settings.receipt_ttl_s, commands=commands, **ttls)
+    documents = SessionDocuments(redis, index := SessionIndex(redis), **ttls)
     budget = budget_of(settings, redis, clock)
     far = embedder.unrelated
     extractor = make_extractor(
@@ -152,7 +160,7 @@ def _assembled(
     return Services(
         settings=settings,
         clock=clock,
-        metrics=Metrics(),
+        metrics=metrics,
         tasks=Tasks(),
         tenants=Tenants(tells_apart=settings.tells_tenants_apart),
         sessions=sessions,
@@ -186,31 +194,33 @@ def _noting(documents: SessionDocuments) -> Callable[[Turn, datetime], Awaitable
     return note
 
 
-async def _prepare_soon(
-    stack: AsyncExitStack, services: Services, store: LongTermStore, check: Coroutine[Any, Any, None]
-) -> None:
+async def _prepare_soon(stack: AsyncExitStack, services: Services, store: LongTermStore, redis: Client) -> None:
     """Make the store ready, now or when it comes."""
     try:
         async with asyncio.timeout(START_DEADLINE_S):
-            await check
-            await _prepare(services, store)
+            await _prepare(services, store, redis)
     except (StoreUnavailableError, TimeoutError) as error:
         log.warning("starting without memory, the store does not answer yet: %s", error)
         waiting = Tasks()
         stack.push_async_callback(waiting.drain, 0)
-        waiting.start(_prepare_when_there(services, store), name="prepare the store")
+        waiting.start(_prepare_when_there(services, store, redis), name="prepare the store")
 
 
-async def _prepare(services: Services, store: LongTermStore) -> None:
-    await store.ensure_index()
-    await services.session_index.ensure_index()
+async def _prepare(services: Services, store: LongTermStore, redis: Client) -> None:
+    if missing := await missing_in_cluster(redis):
+        log.warning("%s", missing)
+        store.turn_off(missing)
+    else:
+        await require_query_engine(redis)
+        await store.ensure_index()
+        await services.session_index.ensure_index()
     services.tenants.secret = await services.sessions.secret(secrets.token_bytes(32))
 
 
-async def _prepare_when_there(services: Services, store: LongTermStore) -> None:
+async def _prepare_when_there(services: Services, store: LongTermStore, redis: Client) -> None:
     while True:
         try:
-            await _prepare(services, store)
+            await _prepare(services, store, redis)
         except StoreUnfitError as error:
             log.error("memory stays off: %s", error)
             return

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -30,7 +30,10 @@ from memproxy.records import MemoryMode, ToolCacheMode, ToolsMode
 
 PREFIX = "MEMPROXY_"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-STORE_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+STORE_SCHEMES = (
+    *("redis://", "rediss://", "unix://"),
+    *("redis+sentinel://", "rediss+sentinel://", "redis+cluster://", "rediss+cluster://"),
+)
 
 
 class Tenancy(enum.StrEnum):
@@ -57,7 +60,11 @@ class Settings(BaseSettings):
     listen_port: int = Field(8080, ge=0, le=65_535)
     workers: int = Field(1, ge=1, le=64)
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_format: str = Field("text", pattern="^(text|json)$")
+    access_log: bool = False
+    tracing: bool = False
     max_body_mb: float = Field(64, gt=0)
+    drain_s: float = Field(0, ge=0)
     shutdown_grace_s: float = Field(30, ge=0)
 
     upstream_base_url: str = "https://api.openai.com/v1"
@@ -68,6 +75,8 @@ class Settings(BaseSettings):
     responses_websocket: bool = True
 
     redis_url: str = ""
+    redis_username: str = ""
+    redis_password: SecretStr | None = None
     redis_connect_timeout_s: float = Field(2, gt=0)
     redis_connections: int = Field(256, ge=4)
     data_dir: Path = Field(default_factory=_data_dir)
@@ -110,7 +119,7 @@ class Settings(BaseSettings):
 
     default_window: int = Field(128_000, ge=1_000)
     models_file: Path | None = None
-    history_keep_share: float = Field(0.6, gt=0, lt=1)
+    history_keep_share: float = Field(0.45, gt=0, lt=1)
 
     extraction_model: str = ""
     extraction_base_url: str = ""
@@ -145,6 +154,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with one of {', '.join(STORE_SCHEMES)}")
         return value
 
+    @field_validator("redis_username", "redis_password")
+    @classmethod
+    def _is_the_only_login(cls, value: str | SecretStr, info: ValidationInfo) -> str | SecretStr:
+        if value and "@" in urlsplit(info.data.get("redis_url", "")).netloc:
+            raise ValueError("redis_url has a user or password in it already: say it in one place")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _is_zone(cls, value: str) -> str:
@@ -168,6 +184,15 @@ class Settings(BaseSettings):
         if not cls.reads_machine:
             return (init_settings,)
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def store_url(self) -> str:
+        """The address of the store with user and password; empty for the embedded one. Not to be shown to anybody."""
+        password = self.redis_password.get_secret_value() if self.redis_password else ""
+        if not self.redis_url or not (self.redis_username or password):
+            return self.redis_url
+        scheme, _, rest = self.redis_url.partition("://")
+        return f"{scheme}://{quote(self.redis_username, safe='')}:{quote(password, safe='')}@{rest}"
 
     @property
     def tells_tenants_apart(self) -> bool:

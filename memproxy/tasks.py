@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -14,9 +15,10 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        """Begin `work`; it is kept until it ends."""
-        task = asyncio.create_task(work, name=name)  # noqa: TID251  the one place
+    def spawn(self, work: Coroutine[Any, Any, Any], *, name: str, alone: bool = False) -> asyncio.Task[Any]:
+        """Begin `work`; it is kept until it ends. `alone`: it is not done in the name of the request that runs."""
+        context = Context() if alone else None
+        task = asyncio.create_task(work, name=name, context=context)  # noqa: TID251  the one place
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -31,6 +31,9 @@ COUNTED_CHARS = 400_000
 MESSAGE_OVERHEAD = 4
 """Tokens that a message's frame costs besides its text. Source: OpenAI's cookbook on counting chat tokens."""
 
+KNOWN_MODELS, MODEL_CHARS = 1_000, 200
+"""Models whose window is kept, and the longest name of one: clients name them."""
+
 
 @lru_cache(maxsize=1)
 def _encoding() -> tiktoken.Encoding:
@@ -73,9 +76,18 @@ class Windows:
     def __init__(self, by_prefix: Mapping[str, int], default: int) -> None:
         self._by_prefix = dict(sorted(by_prefix.items(), key=lambda item: -len(item[0])))
         self._default = default
+        self._known: dict[str, int] = {}
 
     def window_of(self, model: str) -> int:
         """The model's context window in tokens."""
+        known = self._known.get(model)
+        if known is None:
+            known = self._sought(model)
+            if len(self._known) < KNOWN_MODELS and len(model) <= MODEL_CHARS:
+                self._known[model] = known
+        return known
+
+    def _sought(self, model: str) -> int:
         name = model.lower()
         for candidate in (name, name.rpartition("/")[2]):
             for prefix, window in self._by_prefix.items():

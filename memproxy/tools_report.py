@@ -23,7 +23,7 @@ Totals = Mapping[tuple[str, str], int]
 async def read_totals(settings: Settings) -> Totals:
     """What the store has counted. Raises StoreError."""
     if settings.redis_url:
-        return await _totals(settings.redis_url, settings)
+        return await _totals(settings.store_url, settings)
     async with EmbeddedStore(settings.data_dir) as store:
         return await _totals(store.url, settings)
 

@@ -4,7 +4,7 @@ The query engine's own tokeniser and stemmer are not used (they lose 2 to 5 poin
 this module makes of a text, on both sides. A text is folded (compatibility forms, case, accents) and cut into runs:
 
 - scripts that put no blanks between words, and Hangul: pairs of neighbouring characters;
-- everything else: words of letters, marks and digits, stemmed as English, stop words left out;
+- everything else: words of letters, marks and digits, stemmed as English (`_root`), stop words left out;
 - identifiers, which are words and digits joined by punctuation ("LX-4417", "3.14", "2023-05-08"): their pieces, and the
   whole with the punctuation taken out, so that "LX-4417", "lx4417" and "4417" all find it.
 
@@ -20,6 +20,11 @@ import Stemmer
 
 MAX_TERM_CHARS = 64
 """Longer words are digests or encoded data; their beginning tells them apart."""
+
+LEAST_ROOT_CHARS = 5
+"""Shorter roots belong to several words."""
+
+_PEOPLE = ("ist", "ian")
 
 STOP_WORDS = frozenset(
     """
@@ -41,6 +46,11 @@ _LETTERS = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]++"
 _JOINTS = r"[-_./:#@+]"
 _RUN = regex.compile(rf"(?V1)[{_UNSPACED}]++|{_LETTERS}(?:{_JOINTS}{_LETTERS})*+")
 _ASCII_RUN = re.compile(rf"[a-z0-9]+(?:{_JOINTS}[a-z0-9]+)*")
+_NAME = regex.compile(
+    r"(?<=[^\s.!?:\u2026][\"')\u2019\u201d]?[^\S\n])[\"'(\u2018\u201c]?(\p{Lu}[\p{L}\p{M}\p{N}'\u2019-]*)"
+)
+"""Behind a blank that does not follow the end of a sentence."""
+
 _ONE_UNSPACED = regex.compile(rf"[{_UNSPACED}]")
 _JOINT = re.compile(_JOINTS)
 _INVISIBLE = regex.compile(r"\p{Cf}+")
@@ -65,8 +75,7 @@ class Terms:
             words += [piece[:MAX_TERM_CHARS] for piece in pieces if piece not in STOP_WORDS]
             if len(pieces) > 1 and any(map(str.isdigit, run)):
                 wholes.append("".join(pieces)[:MAX_TERM_CHARS])
-        stems: list[str] = self._stemmer.stemWords(words)
-        return stems + wholes
+        return self._stems(words) + wholes
 
     def rows_of(self, phrase: str) -> list[list[str]]:
         """What stands side by side in every text that holds the phrase: its words, and each run of unspaced script."""
@@ -77,7 +86,14 @@ class Terms:
                 rows.append(_pairs(run))
             else:
                 words += [piece[:MAX_TERM_CHARS] for piece in _JOINT.split(run) if piece not in STOP_WORDS]
-        return [row for row in (self._stemmer.stemWords(words), *rows) if row]
+        return [row for row in (self._stems(words), *rows) if row]
+
+    def names_in(self, text: str) -> frozenset[str]:
+        """The terms of words that are written with a capital within a sentence: mostly names.
+
+        Nothing is lost where all words are, or none: then all count alike.
+        """
+        return frozenset(self.of(" ".join(_NAME.findall(text))))
 
     def of_query(self, text: str, *, limit: int) -> list[str]:
         """The different terms of a query, at most `limit`: of a longer one the beginning and the end, half each."""
@@ -86,6 +102,19 @@ class Terms:
             return unique
         head = limit // 2
         return unique[:head] + unique[head - limit :]
+
+    def _stems(self, words: list[str]) -> list[str]:
+        return [_root(stem) for stem in self._stemmer.stemWords(words)]
+
+
+def _root(stem: str) -> str:
+    """What the stemmer leaves apart: allergy and allergic, history and historian, therapy and therapist.
+
+    Only endings that hardly ever make two words one. What is short, such as "party" and "part", stays apart.
+    """
+    if stem.endswith("i"):
+        return stem[:-1] if len(stem) >= LEAST_ROOT_CHARS + 1 else stem
+    return stem[:-3] if stem.endswith(_PEOPLE) and len(stem) >= LEAST_ROOT_CHARS + 3 else stem
 
 
 def without_stop_words(text: str) -> str:

@@ -1,6 +1,7 @@
 """memproxy's own pages: health, metrics, receipts."""
 
 import httpx
+import msgspec
 import pytest
 
 from memproxy.demo.scripted_model import Reply
@@ -19,7 +20,7 @@ async def test_health_and_readiness(serve: Serve) -> None:
     async with serve() as served, client() as http:
         assert (await http.get(f"{served.origin}/healthz")).json() == {"status": "ok"}
         assert (await http.get(f"{served.origin}/readyz")).status_code == 200
-        served.instance.app.is_draining = True
+        served.instance.app.drain()
         assert (await http.get(f"{served.origin}/readyz")).status_code == 503
 
 
@@ -64,6 +65,60 @@ async def test_receipts_outlive_the_process_and_stay_in_their_tenant(serve: Serv
         assert (await http.get(served.origin + path, headers=mine)).json()["recorded_at"]
         assert (await http.get(served.origin + path, headers=theirs)).status_code == 404
         assert (await http.get(served.origin + path)).status_code == 404
+
+
+ASKED: dict[str, tuple[str, dict[str, object]]] = {
+    "chat/completions": ("messages", {}),
+    "responses": ("input", {}),
+    "messages": ("messages", {"max_tokens": 100}),
+}
+LONG = "Please answer in full sentences. " * 300
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("path", ASKED)
+async def test_the_account_says_what_the_prompt_cache_gave(serve: Serve, path: str, is_stream: bool) -> None:
+    """Whoever pays sees for each session whether the provider's cache hits, whatever the format reports it as."""
+    field, more = ASKED[path]
+    body = {"model": "m", "stream": is_stream, field: [{"role": "user", "content": LONG}], **more}
+    if is_stream and path == "chat/completions":
+        body["stream_options"] = {"include_usage": True}
+    async with serve(lambda _: Reply("Yes.")) as served, client() as http:
+        receipts = []
+        for _ in range(2):
+            answer = await http.post(f"{served.origin}/u/alice/s/one/v1/{path}", json=body)
+            assert answer.status_code == 200
+            await served.settled()
+            request_id = answer.headers["x-memproxy-request-id"]
+            receipts.append((await http.get(f"{served.origin}/memproxy/explain/{request_id}")).json()["tokens"])
+            body[field] = [{"role": "user", "content": "And more?"}]
+        account = f"{served.origin}/memproxy/sessions/one/usage"
+        told = (await http.get(account, headers={"X-Memproxy-User": "alice"})).json()
+        again = (await http.get(account, params={"user_id": "alice"})).json()
+        others = [await http.get(account), await http.get(account, params={"user_id": "bob"})]
+    assert receipts[1]["cached"] > 1_000
+    assert receipts[1]["prompt"] > receipts[0]["prompt"] > 1_000
+    assert told == again
+    assert told == {
+        "session_id": "one",
+        "answers": 2,
+        "prompt_tokens": receipts[0]["prompt"] + receipts[1]["prompt"],
+        "cached_tokens": receipts[0]["cached"] + receipts[1]["cached"],
+        "completion_tokens": receipts[0]["completion"] + receipts[1]["completion"],
+        "cached_share": pytest.approx(told["cached_tokens"] / told["prompt_tokens"]),
+    }
+    assert [each.status_code for each in others] == [404, 404], "nobody else's session is told of"
+
+
+async def test_a_provider_that_tells_nothing_of_its_cache_leaves_the_account_empty(serve: Serve) -> None:
+    """No report is not a miss: a share of zero would be a lie."""
+    plain = {"choices": [{"message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}]}
+    raw = msgspec.json.encode({**plain, "usage": {"prompt_tokens": 10, "completion_tokens": 1}})
+    async with serve(lambda _: Reply(raw_body=raw)) as served, client() as http:
+        await http.post(f"{served.origin}/u/alice/s/one/v1/chat/completions", json=BODY)
+        await served.settled()
+        told = (await http.get(f"{served.origin}/memproxy/sessions/one/usage", params={"user_id": "alice"})).json()
+    assert (told["answers"], told["prompt_tokens"], told["cached_share"]) == (0, 0, None)
 
 
 async def test_tenants_share_nothing(serve: Serve) -> None:

@@ -14,7 +14,7 @@ from memproxy.demo.scripted_model import ScriptedModel
 from memproxy.doctor import Finding, Level, examine, judge_store, show
 from memproxy.settings import Settings, settings_without_environment
 from memproxy.storage.diagnosis import Diagnosis, StoreFacts
-from tests.fakes.stores import free_port, store_process
+from tests.fakes.stores import cluster_processes, free_port, store_process
 
 HEALTHY = Diagnosis(
     StoreFacts(
@@ -89,6 +89,24 @@ async def test_a_store_without_the_query_engine_fails(tmp_path: Path) -> None:
         findings = await examine(settings_for(f"redis://127.0.0.1:{port}"))
     told = next(each for each in findings if each.level is Level.FAILED and each.subject == "store")
     assert "query engine" in told.text
+
+
+async def test_what_is_no_redis_is_called_so() -> None:
+    """A wrong port is a commoner mistake than a Redis without modules."""
+    async with ScriptedModel().serve() as other:
+        findings = await examine(settings_for(f"redis://127.0.0.1:{other.port}"))
+    told = [each.text for each in findings if each.level is Level.FAILED and each.subject == "store"]
+    assert ["no Redis" in text for text in told] == [True]
+
+
+async def test_a_cluster_serves_without_recall_and_one_of_its_nodes_is_no_store(tmp_path: Path) -> None:
+    """What works is not called broken; who names a node alone learns how to name the cluster."""
+    with cluster_processes(tmp_path) as nodes:
+        whole = await examine(settings_for(f"redis+cluster://127.0.0.1:{nodes[0].port}"))
+        part = await examine(settings_for(f"redis://127.0.0.1:{nodes[0].port}"))
+    assert failed(whole) == ["upstream"]
+    assert [each.level for each in whole if "Long-term memory is off" in each.text] == [Level.NOTE]
+    assert any("redis+cluster://" in each.advice for each in part if each.level is Level.FAILED)
 
 
 async def test_a_user_without_rights_fails(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from memproxy.demo.scripted_model import Reply, ScriptedModel
 from memproxy.identity import SINGLE_TENANT
+from memproxy.learning_process import on_signals
 from memproxy.records import Outcome, Scope, StoredMessage, Turn
 from memproxy.sockets import listening_socket
 from memproxy.storage.queue import TurnQueue
@@ -130,3 +131,22 @@ async def test_a_taken_port_for_metrics_is_told_in_a_line(redis: Redis, redis_ur
     assert process.returncode == 2
     assert f"127.0.0.1:{port}" in errors.decode()
     assert "Traceback" not in errors.decode()
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+async def test_a_closed_terminal_is_a_signal_unless_nohup_keeps_it_away(ignored: bool) -> None:
+    """Whoever starts it with nohup wants it to outlive the terminal; anybody else wants it to end in good order."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    told = asyncio.Event()
+    try:
+        on_signals(told.set)
+        for number in (signal.SIGHUP, *([signal.SIGTERM] if ignored else [])):
+            assert not told.is_set()
+            os.kill(os.getpid(), number)
+            for _ in range(5):  # turns of the loop that a signal may take
+                await asyncio.sleep(0)
+        await asyncio.wait_for(told.wait(), 5)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, before)

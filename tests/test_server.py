@@ -21,6 +21,7 @@ from memproxy.settings import Settings
 from memproxy.sockets import listening_socket
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded import EmbeddedStore
+from tests.fakes.processes import children_of, serving_process
 from tests.fakes.serving import Serve, until
 
 
@@ -200,6 +201,104 @@ async def test_what_came_until_the_grace_period_ended_is_kept(tmp_path: Path) ->
         async with memproxy(upstream.base_url, tmp_path) as again:
             await say(again.origin, "Still there?")
         assert texts_of(upstream.model)[0] == "Take your time."
+
+
+async def test_a_process_that_drains_serves_on_and_says_that_it_goes(serve: Serve) -> None:
+    """Load balancers learn late: what still comes is answered, and its connection is not used again."""
+    async with serve(lambda _: Reply(text="Still here.")) as served:
+        hurry = asyncio.Event()
+        async with httpx.AsyncClient(verify=False) as http, asyncio.TaskGroup() as group:
+            assert "connection" not in (await http.get(f"{served.origin}/readyz")).headers
+            draining = group.create_task(served.instance.drain(60, hurry=hurry))
+            await until(lambda: _is_drained(served.origin))
+            for path in ("/healthz", "/metrics"):
+                answer = await http.get(f"{served.origin}{path}")
+                assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            said = await say(served.origin, "Anybody?")
+            assert (said.status_code, said.headers["connection"]) == (200, "close")
+            assert not draining.done()
+            hurry.set()
+
+
+async def _is_drained(origin: str) -> bool:
+    return not await is_ready(origin)
+
+
+async def test_a_client_that_could_not_know_of_the_end_may_go_on(serve: Serve) -> None:
+    """An agent's next request follows its last answer within milliseconds: it must not meet a closed door."""
+    slowly = Reply(text="One word after the other.", event_delay_s=0.02)
+    async with serve(lambda _: slowly) as served, httpx.AsyncClient(verify=False, timeout=20) as http:
+        connections = served.instance.server.server_state.connections
+        url, body = (
+            f"{served.origin}/v1/chat/completions",
+            {"model": "m", "messages": [{"role": "user", "content": "x"}]},
+        )
+        async with http.stream("POST", url, json={**body, "stream": True}) as answer:
+            pieces = answer.aiter_raw()
+            await anext(pieces)
+            [connection] = connections
+            served.instance.server.announce_end()
+            async for _ in pieces:
+                pass
+        assert "connection" not in answer.headers
+        connection.shutdown()
+        last = await http.post(url, json=body)
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
+        await until(lambda: _is_empty(connections))
+
+
+async def _is_empty(connections: Any) -> bool:
+    return not connections
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_signal_drains_and_a_second_one_ends_it(redis: Redis, redis_url: str, workers: str) -> None:
+    """An orchestrator's signal leaves time for its load balancers; whoever is in a hurry sends another."""
+    given: dict[str, Any] = {"redis_url": redis_url, "drain_s": "120", "run_worker": "false", "workers": workers}
+    async with (
+        ScriptedModel(lambda _: Reply(text="Still here.")).serve() as upstream,
+        serving_process(upstream_base_url=upstream.base_url, **given) as (process, port),
+    ):
+        origin = f"http://127.0.0.1:{port}"
+        process.terminate()
+        await until(lambda: _is_drained(origin), deadline_s=20)
+        for _ in range(4):
+            assert (await say(origin, "Anybody?")).status_code == 200
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 40) == 0
+
+
+async def test_a_closed_terminal_ends_it_cleanly(redis: Redis, redis_url: str) -> None:
+    """SIGHUP is a signal like the others: nothing that was said is lost with the window."""
+    async with ScriptedModel(lambda _: Reply(text="Noted.")).serve() as upstream:
+        given: dict[str, Any] = {"redis_url": redis_url, "upstream_base_url": upstream.base_url}
+        async with serving_process(**given) as (process, port):
+            assert (await say(f"http://127.0.0.1:{port}", "Remember me.")).status_code == 200
+            process.send_signal(signal.SIGHUP)
+            assert await asyncio.wait_for(process.wait(), 40) == 0
+    assert [await redis.llen(key) for key in await redis.keys("mp:log:*")] == [2]
+
+
+@pytest.mark.timeout(120)
+async def test_a_serving_process_that_is_killed_is_started_again(redis: Redis, redis_url: str) -> None:
+    """One of several dies: the others answer, and soon there are as many as before."""
+    async with ScriptedModel(lambda _: Reply(text="Noted.")).serve() as upstream:
+        given: dict[str, Any] = {"redis_url": redis_url, "run_worker": "false", "workers": "2"}
+        given["upstream_base_url"] = upstream.base_url
+        async with serving_process(**given) as (process, port):
+            await until(lambda: _has_children(process.pid, 2), deadline_s=40)
+            first = children_of(process.pid)
+            os.kill(first[0], signal.SIGKILL)
+            await until(lambda: _has_children(process.pid, 2, without=first[0]), deadline_s=40)
+            assert first[1] in children_of(process.pid)
+            for _ in range(4):
+                assert (await say(f"http://127.0.0.1:{port}", "Anybody?")).status_code == 200
+
+
+async def _has_children(pid: int, number: int, *, without: int = 0) -> bool:
+    children = children_of(pid)
+    return len(children) == number and without not in children
 
 
 async def test_a_second_memproxy_on_the_same_data_shares_the_store(tmp_path: Path) -> None:

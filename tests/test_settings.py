@@ -185,6 +185,32 @@ def test_a_store_that_is_further_away_may_take_longer(given: dict[str, object], 
     assert read_settings(given).recall_deadline == seconds
 
 
+@pytest.mark.parametrize(
+    ("url", "login", "store_url"),
+    [
+        ("", {"redis_password": "x"}, ""),
+        ("redis://h:1/0", {}, "redis://h:1/0"),
+        ("redis://u:p@h:1/0", {}, "redis://u:p@h:1/0"),
+        ("redis://h:1/0", {"redis_password": "p@s:s/%"}, "redis://:p%40s%3As%2F%25@h:1/0"),
+        ("rediss+cluster://a,b", {"redis_username": "u", "redis_password": "p"}, "rediss+cluster://u:p@a,b"),
+        ("redis+sentinel://a:1,b/s", {"redis_username": "u"}, "redis+sentinel://u:@a:1,b/s"),
+        ("unix:///run/s.sock?db=1", {"redis_password": "p"}, "unix://:p@/run/s.sock?db=1"),
+    ],
+)
+def test_the_store_is_asked_with_a_login_of_its_own(url: str, login: dict[str, str], store_url: str) -> None:
+    """A secret holds a password as it is; nobody has to build an address around it."""
+    assert Settings.model_validate({"redis_url": url, **login}).store_url == store_url
+
+
+@pytest.mark.parametrize("login", [{"redis_username": "u"}, {"redis_password": "secret"}])
+def test_a_login_is_given_in_one_place(login: dict[str, str]) -> None:
+    """Which one counts must not be a riddle; and the answer shows neither."""
+    with pytest.raises(SettingsError, match="one place") as told:
+        read_settings({"redis_url": "redis://u:other@h", **login})
+    assert "secret" not in str(told.value)
+    assert "other" not in str(told.value)
+
+
 def test_windows_come_with_the_package() -> None:
     """An unknown window means a cut too early or a refusal by the provider."""
     windows = read_settings({}).windows()

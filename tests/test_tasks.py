@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+from contextvars import ContextVar
 
 import pytest
 
@@ -63,3 +64,15 @@ async def test_what_takes_too_long_at_the_end_is_cancelled_and_counted(caplog: p
     assert quick.done()
     assert not caplog.records, "being cancelled is no failure"
     assert await tasks.drain(0) == 0
+
+
+async def test_a_task_on_its_own_is_not_in_the_name_of_who_began_it() -> None:
+    """What goes on for many requests is not logged as the one that happened to come first."""
+    tasks, name = Tasks(), ContextVar("name", default="nobody")
+
+    async def whose() -> str:
+        return name.get()
+
+    name.set("a request")
+    assert await tasks.spawn(whose(), name="inside") == "a request"
+    assert await tasks.spawn(whose(), name="alone", alone=True) == "nobody"

@@ -23,6 +23,56 @@ def test_inflected_words_meet(terms: Terms) -> None:
     assert terms.of("hiking, hiked") == ["hike", "hike"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("allergy", "allergic"),
+        ("allergies", "allergic"),
+        ("history", "historian"),
+        ("library", "librarian"),
+        ("therapy", "therapist"),
+        ("music", "musician"),
+        ("guitar", "guitarist"),
+        ("photographs", "photography"),
+    ],
+)
+def test_related_words_meet(terms: Terms, one: str, other: str) -> None:
+    """ "Do I have any allergies?" finds the memory that says "allergic to peanuts"."""
+    assert terms.of(one) == terms.of(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("party", "part"), ("city", "cite"), ("artist", "art"), ("asian", "as")])
+def test_short_words_stay_apart(terms: Terms, one: str, other: str) -> None:
+    """What is left of a short word is somebody else's."""
+    assert terms.of(one) != terms.of(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("What did Melanie's dog Rex do in Oslo?", {"melan", "rex", "oslo"}),
+        ("Hello there. Did it work? Say so!", set()),
+        ('Who is "Great Aunt (Zoë)"?', {"great", "aunt", "zoe"}),
+        ("I think I am late", set()),
+        ("where does anna live", set()),
+        ("first line\nSecond line", set()),
+        ("Где живёт Анна?", {"анна"}),
+        ("我喜欢苹果", set()),
+    ],
+)
+def test_names_are_told_by_their_capital_within_a_sentence(terms: Terms, text: str, names: set[str]) -> None:
+    """They say whom a question is about."""
+    assert terms.names_in(text) == names
+
+
+@given(st.text(max_size=300))
+def test_names_are_terms_of_the_text(text: str) -> None:
+    """What is weighed must be what is searched for."""
+    terms = Terms()
+    ascii_only = text.encode("ascii", "ignore").decode()
+    assert terms.names_in(ascii_only) <= set(terms.of(ascii_only))
+
+
 def test_stop_words_are_left_out(terms: Terms) -> None:
     """A stop word inside a query crashes some versions of the query engine, and says nothing anyway."""
     assert terms.of("What is it that you don't know? I'll be there, we've said so.") == ["know", "said"]

@@ -19,15 +19,18 @@ def message_memories(
 ) -> list[MemoryRecord]:
     """The words of one session as MESSAGE memories, each with the two pieces that were said before it as context.
 
+    What is trivial ("Noted.") is neither a memory nor context: it would take the place of what the talk is about.
+
     The id is a digest of session, speaker and words: the same words again in a session are the same memory.
     """
-    earlier = [piece for one in before for piece in pieces(one.words)]
+    earlier = [piece for one in before for piece in pieces(one.words) if not is_trivial(piece)]
     records: dict[str, MemoryRecord] = {}
     for one in said:
         for piece in pieces(one.words):
-            if not is_trivial(piece):
-                record = _record(piece, one, scope=scope, session=session, before=earlier[-CONTEXT_PIECES:], zone=zone)
-                records.setdefault(record.id, record)
+            if is_trivial(piece):
+                continue
+            record = _record(piece, one, scope=scope, session=session, before=earlier[-CONTEXT_PIECES:], zone=zone)
+            records.setdefault(record.id, record)
             earlier.append(piece)
     return list(records.values())
 

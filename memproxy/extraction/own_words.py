@@ -88,7 +88,7 @@ def own_words(text: str, *, is_user: bool) -> str:
     """
     if not is_user and (said := _said_in_json(text)) is not None:
         return said
-    text = _without_tags(_FENCE.sub("\n", text))
+    text = without_tags(_FENCE.sub("\n", text))
     text = _UNBROKEN.sub(" ", text)
     text = "\n".join(_without_machine_lines(text.splitlines()))
     text = (_without_instructions(text) if is_user else text).strip()
@@ -120,7 +120,7 @@ def _strings(value: Any) -> Iterator[str]:
             pass
 
 
-def _without_tags(text: str) -> str:
+def without_tags(text: str) -> str:
     """The text without what stands between tags whose names say that it was put in."""
     kept, at = [], 0
     for count, found in enumerate(_TAG.finditer(text)):

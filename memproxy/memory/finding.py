@@ -4,8 +4,8 @@ A page is a slice of one ranking of all that match, and every score is the same 
 is read: of both ranked lists only the beginnings are, as far as it takes until nothing behind them can come before the
 page's end. A memory that one list's beginning lacks is looked up for the other list's sake, so each score is whole.
 
-What is recent is moved up among the best `RECENCY_POOL` only, whatever page is asked for, so pages fit together then,
-too.
+What is recent is moved up among the best `RECENCY_POOL` only, and what stands in a good sitting among the best
+`SITTING_POOL`, whatever page is asked for, so pages fit together then, too.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ from memproxy.words import Terms
 
 RECENCY_POOL = 400
 """Four times the largest page."""
+
+SITTING_POOL = 50
+"""So many of the best may rise for the sitting that they stand in."""
 
 LEAST_DEPTH = 100
 """How much of a list is read at least: a short beginning often does not tell which memories are best."""
@@ -129,7 +132,7 @@ class Finder:
         vector = await self._embedder.embed_query(query.text or "")
         return Question(
             terms,
-            {term: self._embedder.weigh(term) for term in terms},
+            ranking.question_weights(terms, self._terms.names_in(text), self._embedder.weigh),
             [row for phrase in quoted for row in self._terms.rows_of(phrase)],
             vector if vector.any() else None,
             alpha,
@@ -138,7 +141,10 @@ class Finder:
     async def _page(self, tenant: str, query: Query, question: Question) -> Found:
         end = query.offset + query.limit
         upto = end if query.recency is None else max(end, self._recency_pool)
+        upto = upto if query.mode is not None else max(upto, SITTING_POOL)
         ranked, total = await self._ranked(tenant, query, question, upto=upto)
+        if query.mode is None and query.offset < total:
+            ranked = await self._by_sitting(ranked)
         if query.recency is not None and query.offset < total:
             ranked = await self._with_recency(ranked, query.recency)
         page = {each.key: each for each in ranked[query.offset : end]}
@@ -202,6 +208,15 @@ class Finder:
         found = await self._store.fetch([best])
         terms = found[best].terms if best in found else frozenset(question.terms)
         return max(ranking.coverage(question.weights, terms), LEAST_COVERED)
+
+    async def _by_sitting(self, ranked: Sequence[Blended]) -> list[Blended]:
+        """The ranking as the proxy has it; what rises stays before all behind the pool, whose scores don't change."""
+        pool, rest = ranked[:SITTING_POOL], ranked[SITTING_POOL:]
+        found = await self._store.fetch([each.key for each in pool])
+        sittings = {key: memory.record.session for key, memory in found.items()}
+        scores = ranking.with_sittings({each.key: each.score for each in pool}, sittings)
+        risen = [Blended(each.key, scores[each.key], each.cosine) for each in pool]
+        return [*sorted(risen, key=lambda each: each.rank, reverse=True), *rest]
 
     async def _with_recency(self, ranked: Sequence[Blended], recency: Recency) -> list[Blended]:
         pool, rest = ranked[: self._recency_pool], ranked[self._recency_pool :]

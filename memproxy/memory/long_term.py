@@ -1,20 +1,21 @@
 """Remember statements, and find those that a message is about, or that code asks for.
 
 The proxy's own path asks for one user: a search asks both ways at once, by words and by meaning, blends the answers,
-fetches the few that may be told, and tells only those above the floor (`ranking`). Two round trips to the store. The
-caller sets the deadline. Without a user it finds nothing.
+fetches the best, moves up what was said in their sittings, and tells only what is above the floor (`ranking`). Two
+round trips to the store. The caller sets the deadline. Without a user it finds nothing.
 
 Code may ask across a tenant's users, by any filter (`finding`), and may keep memories that belong to no user; who calls
 `remember` or `create` decides that.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from memproxy.clock import Clock, SystemClock
 from memproxy.embedding import Embedder
-from memproxy.errors import AmbiguousIdError
+from memproxy.errors import AmbiguousIdError, StoreError
 from memproxy.memory import ranking
 from memproxy.memory.finding import QUERY_CHARS, QUERY_TERMS, Finder, ends
 from memproxy.memory.forgetting import ForgetPolicy, Forgotten
@@ -25,9 +26,11 @@ from memproxy.memory.upkeep import Upkeep
 from memproxy.memory.writing import Created, Writer, key_of
 from memproxy.records import MemoryRecord, MemoryType, Scope, ScoredMemory
 from memproxy.storage.long_term import LongTermStore
-from memproxy.storage.memory_documents import FoundMemory
+from memproxy.storage.memory_documents import FoundMemory, UnreadMemory
 from memproxy.storage.memory_filter import EVERYTHING, Filter, TagField, of_scope, types
 from memproxy.words import Terms
+
+log = logging.getLogger(__name__)
 
 NEIGHBOURS = 10
 """Memories near to one; a duplicate is the nearest or one of the nearest."""
@@ -118,11 +121,14 @@ class LongTermMemory:
             excluded_ids=excluded_ids,
             counted=self._floor.counted if relevant_only else 0,
         )
-        fused = ranking.fuse(hits.text, hits.vector, limit=limit)
-        found = await self._store.fetch([candidate.key for candidate in fused])
+        pool = ranking.fuse(hits.text, hits.vector, limit=ranking.POOL * limit)
+        found = await self._store.unread([candidate.key for candidate in pool])
+        pool = [candidate for candidate in pool if candidate.key in found]
+        sittings = {key: memory.sitting for key, memory in found.items()}
+        best = ranking.by_sitting(pool, sittings, limit=limit)
         if relevant_only:
-            fused = self._relevant(fused, found, terms, candidates=hits.candidates)
-        return ranking.newer_first(_scored(candidate, found) for candidate in fused if candidate.key in found)
+            best = self._relevant(best, found, self._weights(query, terms), candidates=hits.candidates)
+        return ranking.newer_first(_told(best, found))
 
     async def find(self, tenant: str, query: Query) -> Found:
         """One page of the tenant's memories that a query finds."""
@@ -222,20 +228,34 @@ class LongTermMemory:
         every = replace(where, superseded=True)
         return await self._store.fetch(await self._store.having(tenant, every, field=TagField.ID, values=ids))
 
+    def _weights(self, query: str, terms: Sequence[str]) -> dict[str, float]:
+        names = self._terms.names_in(ends(query, QUERY_CHARS))
+        return ranking.question_weights(terms, names, self._embedder.weigh)
+
     def _relevant(
-        self, fused: Sequence[Fused], found: dict[str, FoundMemory], terms: Sequence[str], *, candidates: int
+        self,
+        best: Sequence[Fused],
+        found: Mapping[str, UnreadMemory],
+        weights: Mapping[str, float],
+        *,
+        candidates: int,
     ) -> list[Fused]:
-        weights = {term: self._embedder.weigh(term) for term in terms}
-        relevant = []
-        for candidate in fused:
-            if memory := found.get(candidate.key):
-                covered = ranking.coverage(weights, memory.terms)
-                has = ranking.relevance(covered, candidate.vector_score, unrelated=self._embedder.unrelated)
-                if has >= self._floor.threshold(candidates, memory.record.type):
-                    relevant.append(candidate)
-        return relevant
+        judged = {}
+        for candidate in best:
+            memory = found[candidate.key]
+            covered = ranking.coverage(weights, memory.terms)
+            has = ranking.relevance(covered, candidate.vector_score, unrelated=self._embedder.unrelated)
+            judged[candidate.key] = (has, memory.type)
+        passed = set(self._floor.passed(judged, candidates=candidates))
+        return [candidate for candidate in best if candidate.key in passed]
 
 
-def _scored(candidate: Fused, found: dict[str, FoundMemory]) -> ScoredMemory:
-    record = found[candidate.key].record
-    return ScoredMemory(record, candidate.score, candidate.text_score, candidate.vector_score)
+def _told(best: Iterable[Fused], found: Mapping[str, UnreadMemory]) -> Iterator[ScoredMemory]:
+    """The memories themselves; one that can't be read must not keep the others from being told."""
+    for candidate in best:
+        try:
+            record = found[candidate.key].read()
+        except StoreError as error:
+            log.warning("%s: %s", candidate.key, error)
+            continue
+        yield ScoredMemory(record, candidate.score, candidate.text_score, candidate.vector_score)

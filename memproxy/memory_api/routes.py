@@ -23,6 +23,7 @@ from memproxy.errors import (
     NotAuthenticatedError,
     RequestError,
     StoreError,
+    StoreUnfitError,
 )
 from memproxy.memory_api import long_term, prompt, summary_views, tasks, working_memory
 from memproxy.memory_api.api import MemoryApi
@@ -89,6 +90,8 @@ def _own_error(_: HandlerRequest, error: MemproxyError) -> Response[bytes]:
             return refusal(422, problems)
         case RequestError(status=status):
             return refusal(status, str(error))
+        case StoreUnfitError():
+            return refusal(501, str(error))
         case StoreError():
             log.warning("the memory API could not use the store: %s", error)
             return _away("The memory store can't be used right now.")

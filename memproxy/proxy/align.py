@@ -25,6 +25,7 @@ import enum
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 MAX_UNFINISHED = 12
 """Messages at the log's end, unanswered or broken off, of which a client may have kept some; each costs one more look
@@ -43,9 +44,8 @@ class Shape(enum.StrEnum):
     CHAINED = "chained"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One message of either side, as alignment sees it."""
+class Entry(NamedTuple):
+    """One message of either side, as alignment sees it. A tuple, since a long history has thousands."""
 
     digest: bytes
     is_answer: bool
@@ -144,7 +144,7 @@ def _align(
     stored: Sequence[Entry], incoming: Sequence[Entry], *, sends_newest: bool, is_retry: bool, is_other_agent: bool
 ) -> Alignment:
     if is_retry and _answers(stored, incoming):
-        stored = [*stored[:-1], replace(stored[-1], is_partial=True)]
+        stored = [*stored[:-1], stored[-1]._replace(is_partial=True)]
     common = _common_prefix(stored, incoming)
     if common == len(stored):
         return _at_offset(Shape.WHOLE, incoming, head=0, run=common)
@@ -170,7 +170,7 @@ def align_chained(
     if all(entry.is_written for entry in log[after:]):
         after = len(log)
     if is_retry and len(log) > after and log[-1].is_answer and finished_length(log) > after:
-        log[after:] = [replace(entry, is_partial=True) for entry in log[after:]]
+        log[after:] = [entry._replace(is_partial=True) for entry in log[after:]]
     run = 0 if finished_length(log) > after else _common_prefix(log[after:], incoming)
     found = _edited(log, incoming, head=after, run=run)
     return replace(found, shape=Shape.CHAINED, lies_elsewhere=True)

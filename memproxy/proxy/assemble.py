@@ -3,40 +3,52 @@
 What is needed is looked up here, what is to be done with it is decided in `compose` and `budget`.
 """
 
+import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
 
+from memproxy.extraction.own_words import without_tags
 from memproxy.proxy import compose as composing
-from memproxy.proxy.budget import Weight, choose_cut, divide
+from memproxy.proxy.budget import Weight, choose_cut, divide, note_room, opening
 from memproxy.proxy.compose import Cut, Placement, compose, memory_block
-from memproxy.proxy.conversation import stored_entries
+from memproxy.proxy.cut_note import cut_note
 from memproxy.proxy.offered_tools import OFFERED_TOKENS, with_memory_tools
 from memproxy.proxy.recall import TAIL, Recall, query_of
 from memproxy.proxy.stages import Outbound, Policy, Remembered
 from memproxy.records import JsonObject, Pin, ScoredMemory, StoredMessage
+from memproxy.storage.working import RESULT, USER, WRITTEN, IndexEntry
+from memproxy.telemetry.metrics import Metrics
 from memproxy.tokens import Windows, estimate_tokens
+from memproxy.wire.chat_completions import INSTRUCTION_ROLES
 from memproxy.wire.dialect import Dialect, Request
 
 CAUTIOUS_BYTES_PER_TOKEN = 2
 """A body of fewer bytes than this per token of the budget is taken to fit, and no message is counted. Tool results as
 JSON have 2.6 bytes a token, prose 4; only base64 has fewer than 2."""
 
-MEMORY_SHARE = 15
-"""Per cent of the available tokens that a block of memories may take."""
+MEMORY_SHARE = 6
+"""Per cent of the available tokens that blocks of memories may take."""
 
-NOTE_SHARE = 15
-"""Per cent of the available tokens that the account of what was cut may take."""
+LEAST_MEMORY_PART = 4
+"""Such a part of that is for the newest block in any case."""
+
+QUERY_MESSAGES, QUERY_CHARS = 4, 600
+"""The newest messages that say what is still needed of those that are cut, and how much of each."""
+
+RESULT_ROLES = frozenset({"tool", "function"})
 
 
 class Assembler:
     """Turns what is remembered about a request into what goes out."""
 
-    def __init__(self, recall: Recall, windows: Windows, policy: Policy) -> None:
+    def __init__(self, recall: Recall, windows: Windows, policy: Policy, metrics: Metrics) -> None:
         self._recall = recall
         self._windows = windows
         self._policy = policy
+        self._metrics = metrics
 
     def may_exceed(self, request: Request, *, offers_tools: bool) -> bool:
         """Whether the conversation might not fit, so that its messages have to be counted."""
@@ -55,20 +67,22 @@ class Assembler:
             return Outbound(known.request.body, known, degraded=known.degraded)
         degraded = list(known.degraded)
         placement, found = await self._new_block(known, degraded)
-        cut, history = await self._fit(known, degraded)
+        cut, history = await self._fit(known, placement, degraded)
         instructions = await self._instructions(known, degraded)
-        body = compose(
-            known.request,
-            known.alignment,
-            history=history,
-            history_from=known.alignment.restored - len(history),
-            instructions=instructions,
-            pins=known.session.pins if known.session else {},
-            placement=placement,
-            cut=cut,
-        )
-        if known.offers_tools:
-            body = with_memory_tools(known.request.dialect, body)
+        with self._metrics.stage("compose"):
+            body = compose(
+                known.request,
+                known.alignment,
+                history=history,
+                history_from=known.alignment.restored - len(history),
+                instructions=instructions,
+                pins=known.session.pins if known.session else {},
+                placement=placement,
+                cut=cut,
+                raws=known.conversation.raws,
+            )
+            if known.offers_tools:
+                body = with_memory_tools(known.request.dialect, body)
         before = await self._before(known, degraded) if known.alignment.lies_elsewhere else history
         return Outbound(body, known, history, before, placement, cut, found, tuple(degraded))
 
@@ -77,7 +91,7 @@ class Assembler:
     ) -> tuple[Placement | None, Sequence[ScoredMemory]]:
         """The memories for the newest message: only when the user speaks and nothing was put before these words yet."""
         newest = known.conversation.newest_user
-        if newest is None or newest != len(known.conversation.entries) - 1 or known.scope.user is None or degraded:
+        if newest is None or not _is_spoken_last(known.request, newest) or known.scope.user is None or degraded:
             return None, ()
         session, position = known.session, known.alignment.positions[newest]
         pins = session.pins if session else {}
@@ -86,15 +100,18 @@ class Assembler:
         if known.alignment.branches:
             pins = {at: pin for at, pin in pins.items() if at < known.alignment.keep}
         dialect = known.request.dialect
-        seen = frozenset(memory for pin in pins.values() for memory in pin.memories)
-        said = [dialect.text_of(each) for each in known.request.conversation if dialect.role_of(each) == "user"]
-        found = await self._recall.memories(
-            known.scope,
-            query_of([composing.without_blocks(text) for text in said]),
-            limit=self._policy.max_memories,
-            excluded_sessions=() if session and session.cut else shown_sessions(known),
-            excluded_ids=seen,
-        )
+        cut = session.cut if session else 0
+        seen = frozenset(memory for at, pin in pins.items() if at >= cut for memory in pin.memories)
+        spoken = (each for each in reversed(known.request.conversation) if dialect.role_of(each) == "user")
+        said = [dialect.text_of(each) for each in itertools.islice(spoken, 2)]
+        with self._metrics.stage("recall"):
+            found = await self._recall.memories(
+                known.scope,
+                query_of([_asked(text) for text in reversed(said)]),
+                limit=self._policy.max_memories,
+                excluded_sessions=() if session and session.cut else shown_sessions(known),
+                excluded_ids=seen,
+            )
         if found.degraded:
             degraded.append("recall")
         pin = memory_block(
@@ -103,9 +120,12 @@ class Assembler:
             max_tokens=self._memory_tokens(known),
             seen=seen,
         )
+        self._metrics.recalls["degraded" if found.degraded else "hit" if pin else "nothing"].inc()
         return (Placement(known.request.lead + newest, pin) if pin else None), found.value
 
-    async def _fit(self, known: Remembered, degraded: list[str]) -> tuple[Cut, Sequence[StoredMessage]]:
+    async def _fit(
+        self, known: Remembered, placement: Placement | None, degraded: list[str]
+    ) -> tuple[Cut, Sequence[StoredMessage]]:
         """Where the conversation is cut so that it fits, and the stored messages that are sent along."""
         session, head = known.session, known.alignment.restored
         if known.alignment.lies_elsewhere:
@@ -113,45 +133,52 @@ class Assembler:
         now = Cut()
         if session is not None and session.cut <= known.alignment.keep:
             now = Cut(session.cut, session.cut_note)
-        position = self._cut_position(known, now.position)
-        cut = now if position == now.position else Cut(position)
-        history = await self._history(known, min(cut.position, head), degraded)
-        if cut is not now:
-            dropped = await self._dropped(known, cut.position, degraded)
-            dialect = known.request.dialect
-            newest = dialect.text_of(known.request.messages[-1])
-            room = NOTE_SHARE * self._available(known.request, offers_tools=known.offers_tools) // 100
-            summary = session.summary if session else ""
-            note = composing.cut_note(dialect, dropped, newest, summary=summary, max_tokens=room)
-            cut = replace(cut, note=note)
+        cut = self._cut(known, now, placement)
+        history = await self._history(known, min(cut.first, head), degraded)
+        if cut.position != now.position:
+            cut = replace(cut, note=await self._note(known, cut, degraded))
         return cut, history
 
-    def _cut_position(self, known: Remembered, now: int) -> int:
+    def _cut(self, known: Remembered, now: Cut, placement: Placement | None) -> Cut:
+        """The cut that there is, or another one where the conversation does not fit any more."""
         session, dialect = known.session, known.request.dialect
-        index = stored_entries(session.index) if session else ()
-        head, pins = index[: known.alignment.head], session.pins if session else {}
+        index, pins = (session.index, session.pins) if session else ((), {})
+        head = index[: known.alignment.head]
         available = self._available(known.request, offers_tools=known.offers_tools)
         size = len(known.request.body) // CAUTIOUS_BYTES_PER_TOKEN + sum(entry.tokens for entry in head)
         size += sum(_pinned(dialect, pins, position) for position in pins)
-        if size <= available and not now:
+        size += _block_tokens(placement.pin.block) if placement else 0
+        if size <= available and not now.position:
             return now
-        weights = [
-            Weight(at, entry.tokens + _pinned(dialect, pins, at), entry.is_user) for at, entry in enumerate(head)
-        ]
-        for at, position in enumerate(known.alignment.positions):
-            message = known.request.conversation[at]
-            counted = index[position].tokens if position is not None and position < len(index) else 0
-            tokens = counted or estimate_tokens(dialect.countable_text(message))
-            tokens += _pinned(dialect, pins, position)
-            weights.append(Weight(position, tokens, dialect.role_of(message) == "user"))
-        fixed = sum(estimate_tokens(dialect.countable_text(message)) for message in known.request.instructions)
-        fixed += self._memory_tokens(known) + NOTE_SHARE * available // 100
-        return choose_cut(weights, cut=now, fixed=fixed, available=available, keep_share=self._policy.keep_share)
+        weights = _weights(known, index)
+        position = choose_cut(
+            weights,
+            cut=now.position,
+            note=estimate_tokens(now.note),
+            fixed=_fixed(known.request) + (estimate_tokens(placement.pin.block) if placement else 0),
+            available=available,
+            keep_share=self._policy.keep_share,
+        )
+        note = now.note if position == now.position else ""
+        return Cut(position, note, opening(weights, position) if position else None)
+
+    async def _note(self, known: Remembered, cut: Cut, degraded: list[str]) -> str:
+        """What stands for what is cut. It takes some 50 ms per 100 kB: not on the event loop."""
+        dropped, query = await self._dropped(known, cut, degraded), _goes_on(known)
+        dialect, summary = known.request.dialect, known.session.summary if known.session else ""
+        available = self._available(known.request, offers_tools=known.offers_tools)
+        room = note_room(available, fixed=_fixed(known.request))
+        return await asyncio.to_thread(cut_note, dialect, dropped, query, summary=summary, max_tokens=room)
 
     def _memory_tokens(self, known: Remembered) -> int:
-        """What a memory block may take: what the operator allows, and never much of a small window."""
-        available = self._available(known.request, offers_tools=known.offers_tools)
-        return min(self._policy.max_memory_tokens, MEMORY_SHARE * available // 100)
+        """What a memory block may take: what the operator allows, and never much of a small window.
+
+        What earlier blocks take is taken into account: with each of them, a small window would be cut again and again.
+        """
+        session = known.session
+        most = MEMORY_SHARE * self._available(known.request, offers_tools=known.offers_tools) // 100
+        there = sum(_block_tokens(pin.block) for at, pin in session.pins.items() if at >= session.cut) if session else 0
+        return min(self._policy.max_memory_tokens, max(most - there, most // LEAST_MEMORY_PART))
 
     async def _history(self, known: Remembered, first: int, degraded: list[str]) -> Sequence[StoredMessage]:
         """The stored messages first..head, from what was read along or, if that is too short, by another look-up."""
@@ -178,14 +205,18 @@ class Assembler:
             degraded.append("history")
         return found.value
 
-    async def _dropped(self, known: Remembered, position: int, degraded: list[str]) -> Sequence[JsonObject]:
+    async def _dropped(self, known: Remembered, cut: Cut, degraded: list[str]) -> Sequence[JsonObject]:
+        """The messages that are cut away, as the model saw them."""
         stored = await self._history(known, 0, degraded) if known.alignment.head else ()
-        sent = [
-            known.request.conversation[at]
+        placed = [(at, message.message) for at, message in enumerate(stored)]
+        placed += [
+            (place, known.request.conversation[at])
             for at, place in enumerate(known.alignment.positions)
-            if place is not None and place < position
+            if place is not None
         ]
-        return [*(message.message for message in stored[:position]), *sent]
+        hidden = {at: pin.instead for at, pin in known.session.pins.items() if pin.instead} if known.session else {}
+        gone = [(at, message) for at, message in placed if not cut.keeps(at)]
+        return [each for at, message in gone for each in hidden.get(at, (message,))]
 
     async def _instructions(self, known: Remembered, degraded: list[str]) -> Sequence[JsonObject]:
         """The session's instructions, for a client that sends only its newest message and none of them."""
@@ -198,6 +229,40 @@ class Assembler:
         return msgspec.json.decode(found.value, type=list[JsonObject]) if found.value else ()
 
 
+def _fixed(request: Request) -> int:
+    """Tokens of the instructions, which are never cut."""
+    return sum(estimate_tokens(request.dialect.countable_text(message)) for message in request.instructions)
+
+
+def _weights(known: Remembered, index: Sequence[IndexEntry]) -> list[Weight]:
+    """All that may be sent of the conversation: what is restored, then what the client sends."""
+    dialect, pins = known.request.dialect, known.session.pins if known.session else {}
+    weights, was_result = [], False
+    for at, entry in enumerate(index[: known.alignment.head]):
+        tokens = entry.tokens + _pinned(dialect, pins, at)
+        is_result, is_written = bool(entry.flags & RESULT), bool(entry.flags & WRITTEN)
+        is_seam = was_result and not is_result and not is_written
+        weights.append(Weight(at, tokens, begins_turn=bool(entry.flags & USER), is_seam=is_seam))
+        was_result = was_result if is_written else is_result
+    for message, position in zip(known.request.conversation, known.alignment.positions, strict=True):
+        counted = index[position].tokens if position is not None and position < len(index) else 0
+        tokens = counted or estimate_tokens(dialect.countable_text(message))
+        tokens += _pinned(dialect, pins, position)
+        role = dialect.role_of(message)
+        is_result = role in RESULT_ROLES
+        weights.append(Weight(position, tokens, begins_turn=role == "user", is_seam=was_result and not is_result))
+        was_result = is_result
+    return weights
+
+
+def _goes_on(known: Remembered) -> str:
+    """What the conversation is about as it goes on: the user's newest words, and the newest messages."""
+    dialect, sent = known.request.dialect, known.request.conversation
+    spoken = [dialect.text_of(message) for message in sent if dialect.role_of(message) == "user"][-1:]
+    newest = [dialect.countable_text(message)[:QUERY_CHARS] for message in sent[-QUERY_MESSAGES:]]
+    return composing.without_blocks("\n".join([*spoken, *newest]))
+
+
 def _pinned(dialect: Dialect, pins: Mapping[int, Pin], position: int | None) -> int:
     if position is None or position not in pins:
         return 0
@@ -207,6 +272,17 @@ def _pinned(dialect: Dialect, pins: Mapping[int, Pin], position: int | None) -> 
 
 def _block_tokens(block: str) -> int:
     return len(block) // CAUTIOUS_BYTES_PER_TOKEN
+
+
+def _asked(text: str) -> str:
+    """What to search for: the message without what was put into it, be it by us or between tags by the agent."""
+    given = composing.without_blocks(text)
+    return without_tags(given).strip() or given
+
+
+def _is_spoken_last(request: Request, position: int) -> bool:
+    """Nothing but instructions stands behind this message: some agents give the model theirs after each question."""
+    return all(request.dialect.role_of(each) in INSTRUCTION_ROLES for each in request.conversation[position + 1 :])
 
 
 def shown_sessions(known: Remembered) -> tuple[str, ...]:

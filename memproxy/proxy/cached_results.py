@@ -18,7 +18,7 @@ from memproxy.proxy.stages import Outbound, Remembered
 from memproxy.records import JsonObject, Pin, SessionKey, ToolAnswer, ToolCacheMode, ToolCall
 from memproxy.storage.tool_counts import ToolCounts
 from memproxy.storage.tool_results import Clear, Lessons, ToolResultStore
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

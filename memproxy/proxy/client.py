@@ -1,5 +1,6 @@
 """The client's side of one HTTP request, as ASGI gives it: read the body, write the response, notice that it left."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,10 +9,17 @@ import anyio
 
 from memproxy.errors import BodyTooLargeError, RequestError
 from memproxy.tasks import Tasks
+from memproxy.telemetry.requests import Seen
 
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+
+
+UNWATCHED_S = 0.05
+"""Most answers are there before anybody could wish to leave: until then nobody watches whether the client does."""
+
+WATCHER = "watch for the client to leave"
 
 
 class ClientLeftError(Exception):
@@ -34,6 +42,7 @@ class Client:
         self.headers: Mapping[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.raw_headers
         }
+        self.seen = Seen(self.method, self.headers)
 
     @property
     def has_body(self) -> bool:
@@ -58,6 +67,28 @@ class Client:
             pieces.append(piece)
         return b"".join(pieces)
 
+    async def body_as_it_comes(self) -> bytes | AsyncIterator[bytes]:
+        """The body: all of it where it came in one piece, its pieces otherwise.
+
+        Raises:
+            ClientLeftError: the client left before it was complete.
+        """
+        if not self.has_body:
+            return await self.body(max_bytes=0)
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        first: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            self._has_read.set()
+            return first
+        return self._with_rest(first)
+
+    async def _with_rest(self, first: bytes) -> AsyncIterator[bytes]:
+        yield first
+        async for piece in self.body_stream():
+            yield piece
+
     async def body_stream(self) -> AsyncIterator[bytes]:
         """The body's pieces as they arrive.
 
@@ -78,11 +109,16 @@ class Client:
     async def while_present(self) -> AsyncIterator[anyio.CancelScope]:
         """Cancel what runs inside as soon as the client leaves; while the body is being read, reading notices that."""
         with anyio.CancelScope() as scope:
-            watcher = self._tasks.spawn(self._cancel_when_left(scope), name="watch for the client to leave")
+            watchers: list[asyncio.Task[None]] = []
+            starting = asyncio.get_running_loop().call_later(
+                UNWATCHED_S, lambda: watchers.append(self._tasks.spawn(self._cancel_when_left(scope), name=WATCHER))
+            )
             try:
                 yield scope
             finally:
-                watcher.cancel()
+                starting.cancel()
+                for watcher in watchers:
+                    watcher.cancel()
 
     async def _cancel_when_left(self, scope: anyio.CancelScope) -> None:
         await self._has_read.wait()
@@ -92,12 +128,12 @@ class Client:
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head of the response."""
-        self.has_started = True
+        self.has_started, self.seen.status = True, status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes) -> Awaitable[None]:
         """Send a piece of the body as it is."""
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        return self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self) -> None:
         """The body is complete."""

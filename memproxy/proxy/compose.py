@@ -26,21 +26,15 @@ CUT_OPENING = (
 )
 CUT_CLOSING = "</memproxy-earlier>"
 
-IDENTIFIER_TOKENS = 150
-PIECES_TOKENS = 400
-"""Measured: identifiers and pieces of this size keep 95 to 98 % of what later tool calls need."""
-
-SUMMARY_SHARE = 0.6
-"""Of the note's room: identifiers and pieces are worth as much to later tool calls as any summary."""
-
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*memproxy)", re.IGNORECASE)
+OWN_TOKENS = 45
+"""What opening and closing take, and the ends of lines."""
+
+BYTES_PER_TOKEN = 1.5
+"""Texts of fewer bytes than this per token of the room are taken to fit in it, and are not counted."""
+
 _OWN_NAMES = ("memproxy-memory", "memproxy-earlier")
 _BLANK = re.compile(r"\s*")
-_IDENTIFIER = re.compile(r"[A-Za-z0-9#][A-Za-z0-9_#.@/-]*")
-_IDENTIFIER_LENGTHS = range(5, 65)
-"""Characters; what is longer is a path or encoded data, and would take the room of all others."""
-_HAS_DIGIT, _HAS_OTHER = re.compile(r"[0-9]"), re.compile(r"[A-Za-z#]")
-_WORD = re.compile(r"\w{3,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +48,22 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What is left out: every message of the log before `position`; `note` stands for it."""
+    """What is left out: the messages of the log before `position`; `note` stands for them."""
 
     position: int = 0
     note: str = ""
+    user: int | None = None
+    """The user's message that what is kept begins with. It carries the note, and stays where the cut falls inside its
+    turn. None where no user has spoken: the note is a message of its own then."""
+
+    def keeps(self, position: int) -> bool:
+        """Whether the message at this position is sent."""
+        return position >= self.position or position == self.user
+
+    @property
+    def first(self) -> int:
+        """The position of the first message that is sent."""
+        return self.position if self.user is None else min(self.user, self.position)
 
 
 def memory_block(
@@ -70,10 +76,11 @@ def memory_block(
     lines: list[str] = []
     ids: list[str] = []
     texts: set[str] = set()
-    room = max_tokens - estimate_tokens(OPENING + CLOSING)
+    room = max_tokens - OWN_TOKENS
+    fits = sum(len(memory.record.text.encode("utf-8", "replace")) for memory in memories) < BYTES_PER_TOKEN * room
     for memory in memories:
-        line = "- " + _quoted(memory.record.text)
-        cost = estimate_tokens(line) + 1
+        line = "- " + quoted(memory.record.text)
+        cost = 0 if fits else estimate_tokens(line) + 1
         if memory.record.id in seen or line in texts or cost > room:
             continue
         texts.add(line)
@@ -85,7 +92,7 @@ def memory_block(
     return Pin("\n".join([OPENING, *lines, CLOSING]), tuple(ids)) if lines else None
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Text that can't end or forge a block: on one line, with memproxy's own tags made harmless."""
     return _OWN_TAG.sub("&lt;", " ".join(text.split()))
 
@@ -114,71 +121,6 @@ def message_without_blocks(dialect: Dialect, message: JsonObject) -> JsonObject:
     return message if stripped == text else dialect.with_text(message, stripped)
 
 
-def cut_note(dialect: Dialect, dropped: Sequence[JsonObject], query: str, *, summary: str, max_tokens: int) -> str:
-    """The block that stands for dropped messages: summary, identifiers that stood in them, and what fits the query."""
-    texts = [text for message in dropped if (text := dialect.countable_text(message))]
-    room = max_tokens - estimate_tokens(CUT_OPENING + CUT_CLOSING)
-    parts = []
-    if summary and (told := _within(_quoted(summary), int(SUMMARY_SHARE * room))):
-        parts.append("Summary: " + told)
-        room -= estimate_tokens(parts[-1])
-    identifiers = identifiers_in(texts, max_tokens=min(IDENTIFIER_TOKENS, room // 2))
-    if identifiers:
-        parts.append("Identifiers mentioned, newest first: " + ", ".join(_quoted(name) for name in identifiers))
-        room -= estimate_tokens(parts[-1])
-    parts += [
-        "- " + _quoted(piece) for piece in pieces_for(dialect, query, dropped, max_tokens=min(PIECES_TOKENS, room))
-    ]
-    return "\n".join([CUT_OPENING, *parts, CUT_CLOSING]) if parts else ""
-
-
-def _within(text: str, max_tokens: int) -> str:
-    """The text, or as much of its beginning as takes so many tokens."""
-    while text and (tokens := estimate_tokens(text)) > max(max_tokens, 0):
-        words = text.split(" ")
-        text = " ".join(words[: min(len(words) - 1, len(words) * max(max_tokens, 0) // tokens)])
-    return text
-
-
-def identifiers_in(texts: Sequence[str], *, max_tokens: int) -> list[str]:
-    """Order numbers, ids and the like: letters and digits mixed, five or more characters; the newest first."""
-    found: dict[str, None] = {}
-    for text in reversed(texts):
-        for match in _IDENTIFIER.findall(text):
-            name = match.rstrip("_#.@/-")
-            if len(name) in _IDENTIFIER_LENGTHS and _HAS_DIGIT.search(name) and _HAS_OTHER.search(name):
-                found.setdefault(name)
-    chosen, room = [], max_tokens
-    for name in found:
-        room -= estimate_tokens(name) + 1
-        if room < 0:
-            break
-        chosen.append(name)
-    return chosen
-
-
-def pieces_for(dialect: Dialect, query: str, messages: Sequence[JsonObject], *, max_tokens: int) -> list[str]:
-    """Lines of these messages that share most words with the query, in their old order."""
-    wanted = {word.lower() for word in _WORD.findall(query)}
-    lines: list[tuple[str, set[str]]] = []
-    counts: dict[str, int] = {}
-    for message in messages:
-        for line in dialect.text_of(message).splitlines():
-            words = {word.lower() for word in _WORD.findall(line)}
-            if words & wanted:
-                lines.append((f"{dialect.role_of(message)}: {line.strip()[:500]}", words))
-                for word in words & wanted:
-                    counts[word] = counts.get(word, 0) + 1
-    ranked = sorted(range(len(lines)), key=lambda at: (-sum(1 / counts[word] for word in lines[at][1] & wanted), -at))
-    chosen, room = [], max_tokens
-    for at in ranked:
-        room -= estimate_tokens(lines[at][0]) + 2
-        if room < 0:
-            break
-        chosen.append(at)
-    return [lines[at][0] for at in sorted(chosen)]
-
-
 def compose(
     request: Request,
     alignment: Alignment,
@@ -189,11 +131,13 @@ def compose(
     pins: Mapping[int, Pin],
     placement: Placement | None,
     cut: Cut,
+    raws: Sequence[bytes] = (),
 ) -> bytes:
     """The bytes to send.
 
     `history` are the stored messages that go before the client's own, the first of them at position `history_from` of
-    the log; `instructions` those to restore when the client sent none; `pins` by position in the log. Without anything
+    the log; `instructions` those to restore when the client sent none; `pins` by position in the log; `raws` the bytes
+    of the request's messages, where they are known. Without anything
     to add or leave out the result is `request.body` itself.
     """
     own, dialect = request.lead, request.dialect
@@ -202,12 +146,14 @@ def compose(
     dropped = {
         own + index
         for index, position in enumerate(alignment.positions)
-        if position is not None and position < cut.position
+        if position is not None and not cut.keeps(position)
     }
     if not (history or instructions or blocks or dropped or replaced.any_of(alignment)):
         return request.body
-    raws = dialect.raw_messages(request)
+    raws = list(raws or dialect.raw_messages(request))
     out = raws[:own]
+    if cut.note and cut.user is None:
+        out.append(dialect.encode({"role": "user", "content": cut.note}))
     out += _history(request, history, history_from=history_from, pins=pins, cut=cut, replaced=replaced)
     for index in range(own, len(raws)):
         if index in dropped:
@@ -231,6 +177,8 @@ class _Replaced:
 
     def any_of(self, alignment: Alignment) -> bool:
         """Whether any of the client's messages is to be replaced."""
+        if not self._pins:
+            return False
         seen = zip(alignment.positions, alignment.known, strict=True)
         return any(is_known and position in self._pins for position, is_known in seen)
 
@@ -252,15 +200,16 @@ def _blocks(
     """The blocks that go before each of the client's messages, by its index in the request."""
     blocks: dict[int, list[str]] = {}
     own, role_of = request.lead, request.dialect.role_of
-    noted = alignment.restored > cut.position or not cut.note
     for index, position in enumerate(alignment.positions):
-        if position is None or position < cut.position or role_of(request.messages[own + index]) != "user":
+        is_new = placement is not None and placement.index == own + index
+        if position is None or not (is_new or position in pins or position == cut.user):
             continue
-        here = [] if noted else [cut.note]
-        noted = True
+        if not cut.keeps(position) or role_of(request.messages[own + index]) != "user":
+            continue
+        here = [cut.note] if cut.note and position == cut.user else []
         if position in pins and alignment.known[index] and pins[position].block:
             here.append(pins[position].block)
-        if placement is not None and placement.index == own + index:
+        if placement is not None and is_new:
             here.append(placement.pin.block)
         if here:
             blocks[own + index] = here
@@ -301,12 +250,12 @@ def _history(
     cut: Cut,
     replaced: _Replaced,
 ) -> list[bytes]:
-    """Stored messages as they are sent: pairs completed, pins replayed, the note before the first user message."""
+    """Stored messages as they are sent: pairs completed, pins replayed, the note before the user's words."""
     dialect = request.dialect
     positions = {id(stored.message): history_from + offset for offset, stored in enumerate(history)}
-    noted = not cut.note
     out = []
-    sent = [stored.message for stored in _behind_results(request, history)]
+    kept = [stored for offset, stored in enumerate(history) if cut.keeps(history_from + offset)]
+    sent = [stored.message for stored in _behind_results(request, kept)]
     for message in dialect.complete_pairs(sent, request.conversation):
         position = positions.get(id(message), -1)
         hidden = replaced.instead_of(position)
@@ -319,8 +268,7 @@ def _history(
         raw = dialect.encode(restored)
         if dialect.role_of(message) == "user":
             block = pins[position].block if position in pins else ""
-            here = ([] if noted else [cut.note]) + ([block] if block else [])
-            noted = True
+            here = [each for each in (cut.note if position == cut.user else "", block) if each]
             raw = dialect.with_blocks(raw, here) if here else raw
         out.append(raw)
     return out

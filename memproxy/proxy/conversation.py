@@ -6,16 +6,30 @@ alike part where they differ.
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from memproxy.extraction.spoken import is_trivial
 from memproxy.proxy.align import Entry
 from memproxy.records import JsonObject
 from memproxy.storage.schema import digest_of
 from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, ROLE_FLAGS, SILENT, USER, WRITTEN, IndexEntry
 from memproxy.wire.dialect import Dialect, Request
 
+LOOKED_BACK = 12
+"""Messages before a turn among which those are sought that ground it."""
+
+LONG_CHARS = 500
+"""Nothing longer is trivial."""
+
 _SEED = b"memproxy chain 1"
+
+LONG_MESSAGES = 8
+"""From so many messages on, what was digested of a history is looked up before it is digested anew."""
+
+KEPT_MESSAGES = 200_000
+"""Digested messages that are kept, about 150 bytes each, in all conversations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,8 @@ class Conversation:
     is_chained: bool = False
     """The messages stand behind others that the provider has."""
     is_compacted: bool = False
+    raws: tuple[bytes, ...] = ()
+    """The bytes of all messages of the request, where they had to be told apart already."""
 
     @property
     def newest_user(self) -> int | None:
@@ -51,10 +67,63 @@ class Conversation:
         return None
 
 
-def read_conversation(request: Request) -> Conversation:
-    """Digest the request's messages. Cost: a few microseconds a message."""
-    entries, prefixes, chain = [], [], _SEED
-    for message in request.conversation:
+class Histories:
+    """What was digested lately. An agent sends its whole history again each time: it is digested once.
+
+    A history is known by a digest of its bytes, so whoever sends other bytes has them read anew.
+    """
+
+    def __init__(self, *, kept_messages: int = KEPT_MESSAGES) -> None:
+        self._known: OrderedDict[bytes, Conversation] = OrderedDict()
+        self._room = kept_messages
+
+    def read(self, request: Request) -> Conversation:
+        """The conversation in a request. Cost: 1 ns a byte, and a few microseconds a message that is new."""
+        if len(request.conversation) < LONG_MESSAGES or request.is_chained:
+            return read_conversation(request)
+        raws = tuple(request.dialect.raw_messages(request))
+        keys = _keys(request, raws[request.lead :])
+        before = next((self._known[key] for key in reversed(keys[:-1]) if key in self._known), None)
+        conversation = read_conversation(request, before)
+        self._keep(keys[-1], conversation)
+        return replace(conversation, raws=raws)
+
+    def _keep(self, key: bytes, conversation: Conversation) -> None:
+        if key in self._known:
+            self._known.move_to_end(key)
+            return
+        self._known[key] = conversation
+        self._room -= len(conversation.entries)
+        while self._room < 0:
+            _, oldest = self._known.popitem(last=False)
+            self._room += len(oldest.entries)
+
+
+def _keys(request: Request, raws: Sequence[bytes]) -> list[bytes]:
+    """What the history is known by as it was before each of its newest answers, and, last, all of it."""
+    role_of, conversation = request.dialect.role_of, request.conversation
+    ends = [len(raws)]
+    for at in range(len(raws) - 1, 0, -1):
+        if role_of(conversation[at]) == "assistant":
+            ends.append(at)
+            if len(ends) > MAX_PREFIXES:
+                break
+    hashed, keys, begin = hashlib.blake2b(request.dialect.name.encode(), digest_size=16), [], 0
+    for end in reversed(ends):
+        for raw in raws[begin:end]:
+            hashed.update(b"\0")
+            hashed.update(raw)
+        keys.append(hashed.digest())
+        begin = end
+    return keys
+
+
+def read_conversation(request: Request, before: Conversation | None = None) -> Conversation:
+    """Digest the request's messages, or those behind what was digested `before`. Cost: some microseconds a message."""
+    entries = list(before.entries) if before else []
+    prefixes = list(reversed(before.prefixes)) if before else []
+    chain = before.chain if before else _SEED
+    for message in request.conversation[len(entries) :]:
         entry = entry_of(request.dialect, message)
         entries.append(entry)
         if entry.is_silent:
@@ -126,3 +195,13 @@ def flags_of(dialect: Dialect, message: JsonObject, *, is_partial: bool) -> int:
     """The index entry's flags for a message."""
     flags = ROLE_FLAGS.get(dialect.role_of(message), 0) | (PARTIAL if is_partial else 0)
     return flags | (SILENT if dialect.is_silent(message) else 0)
+
+
+def telling(dialect: Dialect, before: Sequence[JsonObject]) -> list[JsonObject]:
+    """Those of the newest messages in which user or assistant say something.
+
+    Where results of tools, or "Noted.", stand in the place of what was said, what comes next is hardly found: with one
+    message as context instead of two, recall@10 falls by 2.5 points.
+    """
+    said = [message for message in before[-LOOKED_BACK:] if dialect.role_of(message) in {"user", "assistant"}]
+    return [message for message in said if not is_trivial(dialect.text_of(message)[:LONG_CHARS])]

@@ -43,7 +43,10 @@ async def forward(
             await client.start(response.status, [*response.headers, *extra_headers])
             await relay(response.chunks(), client.write, into)
         finally:
-            with anyio.move_on_after(CLOSE_DEADLINE_S, shield=True):
-                await response.aclose()
+            if into.outcome is Outcome.COMPLETED:
+                await response.aclose()  # gives its connection back, which waits for nothing
+            else:
+                with anyio.move_on_after(CLOSE_DEADLINE_S, shield=True):
+                    await response.aclose()
     if into.outcome is Outcome.COMPLETED:
         await client.end()

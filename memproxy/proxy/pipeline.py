@@ -6,7 +6,6 @@ Fail open: whatever memory can't do in time is left out and named in the receipt
 import asyncio
 import logging
 import time
-import uuid
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,23 +19,25 @@ from memproxy.proxy.cached_results import CachedResults, ToolCache
 from memproxy.proxy.client import Client
 from memproxy.proxy.continuations import Continuations, known_id_of
 from memproxy.proxy.controls import chosen
-from memproxy.proxy.conversation import read_conversation
+from memproxy.proxy.conversation import Histories, read_conversation
 from memproxy.proxy.forward import forward
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.offered_tools import OfferedTools, is_memory_tool
 from memproxy.proxy.recall import Recall
-from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
+from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of, usage_receipt
 from memproxy.proxy.record import Recorder, marks_after, marks_of, marks_of_references
 from memproxy.proxy.relay import Relayed
 from memproxy.proxy.stages import Inbound, Outbound, Packed, Policy, Remembered
 from memproxy.proxy.turns import align_with, exchange_of, is_other_agent, session_key
 from memproxy.proxy.unpack import unpacked
-from memproxy.proxy.upstream import Sender, Upstream, UpstreamResponse
+from memproxy.proxy.upstream import Sender, UpstreamResponse
 from memproxy.proxy.utility import is_utility
+from memproxy.proxy.watched import WatchedSender, WatchedSource
+from memproxy.proxy.watching import Watching
 from memproxy.records import JsonObject, MemoryMode, Outcome, ToolCacheMode, ToolsMode
 from memproxy.storage.continuations import Continuation
 from memproxy.tasks import Tasks
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.metrics import Metrics
 from memproxy.wire.chat_answers import calls_of
 from memproxy.wire.dialect import NO_ANSWER, Answer, Dialect
 
@@ -69,7 +70,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        upstream: Upstream,
+        upstream: WatchedSender,
         recall: Recall,
         recorder: Recorder,
         receipts: Receipts,
@@ -82,6 +83,7 @@ class Pipeline:
         tenants: Tenants,
         clock: Clock,
         metrics: Metrics,
+        watching: Watching,
     ) -> None:
         self._upstream = upstream
         self._recall = recall
@@ -96,23 +98,29 @@ class Pipeline:
         self._tenants = tenants
         self._clock = clock
         self._metrics = metrics
+        self._histories = Histories()
+        self._watching = watching
 
     async def run(self, client: Client, path: SplitPath, dialect: Dialect, *, upstream: Sender | None = None) -> None:
         """Serve one request from its first byte to its recording. Raises `RequestError` before anything was sent.
 
         `upstream` is whom to ask in place of the model server over HTTP.
         """
-        inbound = await self.follow(await self.receive(client, path, dialect))
-        outbound = await self.prepare(inbound)
-        await self.exchange(client, inbound, outbound, upstream=upstream)
+        client.seen.route = f"/v1{path.rest.decode('latin-1').rstrip('/')}"
+        inbound = await self.receive(client, path, dialect)
+        with self._watching.request(inbound):
+            inbound = await self.follow(inbound)
+            outbound = await self.prepare(inbound)
+            await self.exchange(client, inbound, outbound, upstream=upstream)
 
     async def receive(self, client: Client, path: SplitPath, dialect: Dialect) -> Inbound:
         """Read the body and the credential."""
-        came = await client.body(max_bytes=self._policy.max_body_bytes)
+        with self._metrics.stage("receive"):
+            came = await client.body(max_bytes=self._policy.max_body_bytes)
         encoding = client.headers.get("content-encoding", "")
         body = unpacked(came, encoding, max_bytes=self._policy.max_body_bytes) if encoding else came
         return Inbound(
-            id=f"mpr-{uuid.uuid4().hex}",
+            id=client.seen.id,
             at=self._clock.now(),
             began_s=time.monotonic(),
             body=body,
@@ -122,6 +130,7 @@ class Pipeline:
             request=dialect.read(body),
             headers=client.headers,
             tenant=self._tenants.tenant_of(credential_of(client.headers)),
+            seen=client.seen,
         )
 
     async def follow(self, inbound: Inbound) -> Inbound:
@@ -179,18 +188,20 @@ class Pipeline:
             return "no messages besides instructions"
         scope = scope_of(inbound.tenant, claims)
         await self._recorder.settled(marks_of_references(scope, claims, request), deadline_s=SETTLE_DEADLINE_S)
-        request = await self._recall.resolved(scope, claims.session, request)
-        conversation = read_conversation(request)
+        sent, request = request, await self._recall.resolved(scope, claims.session, request)
+        conversation = self._histories.read(request) if request is sent else read_conversation(request)
         await self._recorder.settled(marks_of(scope, claims, conversation), deadline_s=SETTLE_DEADLINE_S)
         tools = chosen(inbound.headers, "tools", self._policy.tools)
         may_use = mode.reads and scope.user is not None and request.dialect.is_ordinary(request)
         offers_tools = tools is ToolsMode.ON and may_use
         wants_index = request.dialect.has_silent_messages
         wants_index |= self._assembler.may_exceed(request, offers_tools=offers_tools)
-        found = await self._recall.session(scope, claims.session, conversation, want_index=wants_index)
+        with self._metrics.stage("find"):
+            found = await self._recall.session(scope, claims.session, conversation, want_index=wants_index)
         is_retry = inbound.headers.get("x-stainless-retry-count", "0") != "0"
-        is_other = is_other_agent(found.value, request)
-        alignment = align_with(found.value, conversation, is_retry=is_retry, is_other=is_other)
+        with self._metrics.stage("align"):
+            is_other = is_other_agent(found.value, request)
+            alignment = align_with(found.value, conversation, is_retry=is_retry, is_other=is_other)
         return Remembered(
             scope=scope,
             claims=claims,
@@ -214,7 +225,7 @@ class Pipeline:
         if inbound.tenant is not None:
             self._receipts.put(inbound.tenant, inbound.id, receipt)
         sources = await self._sources(inbound, outbound)
-        self._metrics.added_seconds.observe(time.monotonic() - inbound.began_s)
+        self._watching.sent(inbound, outbound)
         relayed, inside = Relayed(), Answering()
         try:
             if sources.answering:
@@ -224,15 +235,15 @@ class Pipeline:
             else:
                 await self._forward(client, inbound, outbound, relayed, upstream=upstream)
         except UpstreamError as error:
-            self._count(outbound, error.status)
+            self._watching.failed(inbound, outbound, error)
             headers = receipt_headers(inbound, outbound, inside)
             await client.refuse(error, headers, msgspec.json.encode(inbound.dialect.error_body(error)))
             return
         except asyncio.CancelledError:  # the process ends and has waited as long as it may: what came is kept
             self.record(inbound, outbound, relayed, inside, receipt=receipt)
             raise
-        self._count(outbound, relayed.status or 499)
         answer = self.record(inbound, outbound, relayed, inside, receipt=receipt)
+        self._watching.answered(inbound, outbound, relayed=relayed, answer=answer, inside=inside)
         self._count_calls(outbound, sources, answer, inside)
 
     async def _sources(self, inbound: Inbound, outbound: Outbound) -> Sources:
@@ -244,7 +255,8 @@ class Pipeline:
         if known.tool_cache is ToolCacheMode.OFF:
             return Sources(offered)
         try:
-            cached = await self._tool_cache.for_request(known, outbound)
+            with self._metrics.stage("tools"):
+                cached = await self._tool_cache.for_request(known, outbound)
         except Exception:  # a tool call that is not answered here is answered by the agent, as without memproxy
             log.exception("request %s goes on without cached tool results", inbound.id)
             return Sources(offered)
@@ -262,7 +274,7 @@ class Pipeline:
         body, headers = inbound.packed.sent(outbound.body, client.raw_headers)
         await forward(
             client,
-            upstream or self._upstream,
+            self._upstream.over(upstream),
             path=inbound.path.rest,
             headers=headers,
             body=body,
@@ -282,9 +294,11 @@ class Pipeline:
         inside: Answering,
         upstream: Sender | None,
     ) -> None:
+        sender = self._upstream.over(upstream)
+
         async def send(body: bytes) -> UpstreamResponse:
             data, headers = inbound.packed.sent(body, client.raw_headers)
-            return await (upstream or self._upstream).send(
+            return await sender.send(
                 client.method,
                 inbound.path.rest,
                 query=client.query,
@@ -298,7 +312,7 @@ class Pipeline:
             send,
             dialect=inbound.dialect,
             refers=upstream is not None,
-            sources=sources.answering,
+            sources=[WatchedSource(source, self._metrics) for source in sources.answering],
             limits=Limits(rounds=self._policy.answer_rounds, seconds=self._policy.answer_s),
             headers=lambda done: receipt_headers(inbound, outbound, done),
             into=relayed,
@@ -306,14 +320,6 @@ class Pipeline:
             is_ours=is_memory_tool if sources.offered is not None else None,
         )
         await loop.run(outbound.body)
-
-    def _count(self, outbound: Outbound, status: int) -> None:
-        kind = "memory" if outbound.remembered else "plain"
-        self._metrics.requests.labels(kind, f"{status // 100}xx").inc()
-        if outbound.placement:
-            self._metrics.memories_injected.inc(len(outbound.placement.pin.memories))
-        for stage in outbound.degraded:
-            self._metrics.degraded.labels(stage).inc()
 
     def record(
         self, inbound: Inbound, outbound: Outbound, relayed: Relayed, inside: Answering, *, receipt: JsonObject
@@ -330,7 +336,7 @@ class Pipeline:
         receipt |= {
             "status": relayed.status,
             "outcome": outcome,
-            "usage": answer.usage,
+            **usage_receipt(answer),
             "bytes": relayed.size,
             "seconds": round(time.monotonic() - inbound.began_s, 4),
         }

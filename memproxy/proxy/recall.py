@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from memproxy.errors import StoreError, StoreUnavailableError
+from memproxy.errors import StoreError, StoreUnavailableError, StoreUnfitError
 from memproxy.memory.long_term import LongTermMemory
 from memproxy.proxy.conversation import Conversation, answer_chain
 from memproxy.records import Scope, ScoredMemory, SessionKey, StoredMessage
@@ -80,6 +80,8 @@ class Recall:
 
     async def resolved(self, scope: Scope, named: str | None, request: Request) -> Request:
         """The request with stored messages in place of references to them; its bytes keep the references."""
+        if not request.dialect.has_references:
+            return request
         references = [request.dialect.reference_of(message) for message in request.messages]
         newest = next((reference for reference in reversed(references) if reference), "")
         if not newest:
@@ -112,10 +114,7 @@ class Recall:
     ) -> Found[Sequence[ScoredMemory]]:
         """The memories that this query is about. The deadline is short: missing it does not speak against the store."""
         where = Filter((none_of(TagField.SESSION, excluded_sessions),))
-        try:
-            async with asyncio.timeout(self._session_deadline_s):
-                await self._slots.acquire()
-        except TimeoutError:
+        if not await self._has_slot():
             return Found((), degraded=True)
         try:
             return await self._ask(
@@ -126,6 +125,15 @@ class Recall:
         finally:
             self._slots.release()
 
+    async def _has_slot(self) -> bool:
+        if not self._slots.locked():
+            return await self._slots.acquire()
+        try:
+            async with asyncio.timeout(self._session_deadline_s):
+                return await self._slots.acquire()
+        except TimeoutError:
+            return False
+
     async def _ask(self, look_up: Callable[[], Awaitable[T]], *, deadline_s: float, otherwise: T) -> Found[T]:
         if not self._breaker.allows():
             return Found(otherwise, degraded=True)
@@ -135,6 +143,8 @@ class Recall:
         except TimeoutError:
             self._missed(f"no answer within {deadline_s} s", counts=deadline_s >= self._session_deadline_s)
             return Found(otherwise, degraded=True)
+        except StoreUnfitError:  # said at start, and no outage
+            return Found(otherwise)
         except StoreError as error:
             self._missed(str(error), counts=isinstance(error, StoreUnavailableError))
             return Found(otherwise, degraded=True)

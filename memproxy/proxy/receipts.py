@@ -7,6 +7,8 @@ from urllib.parse import quote
 from memproxy.proxy.answer import Answering
 from memproxy.proxy.stages import Inbound, Outbound, Remembered
 from memproxy.records import JsonObject
+from memproxy.wire.answer_facts import token_counts
+from memproxy.wire.dialect import Answer
 
 KEPT = 1_000
 """Receipts per process; older ones are read from the store."""
@@ -69,6 +71,13 @@ def receipt_of(inbound: Inbound, outbound: Outbound) -> JsonObject:
     if outbound.remembered is not None:
         receipt |= _memory_receipt(outbound, outbound.remembered)
     return receipt
+
+
+def usage_receipt(answer: Answer) -> JsonObject:
+    """What the answer cost, as its provider told it, and the same in words that all formats share."""
+    told = token_counts(answer.usage)
+    tokens = {"prompt": told.prompt, "cached": told.cached, "completion": told.completion}
+    return {"usage": answer.usage, "tokens": tokens if answer.usage else None}
 
 
 def answered_receipt(inside: Answering) -> JsonObject:

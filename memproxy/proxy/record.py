@@ -19,14 +19,14 @@ from memproxy.identity import Claims
 from memproxy.proxy.align import Alignment
 from memproxy.proxy.conversation import Conversation, answer_chain, chain_after
 from memproxy.proxy.stages import Remembered
-from memproxy.proxy.turns import Exchange, align_again, appended, instructions_digest, plan_turn, stored
+from memproxy.proxy.turns import Exchange, align_again, appended, ids_of, plan_turn, stored
 from memproxy.records import JsonObject, Outcome, Scope, SessionKey, StoredMessage
 from memproxy.storage import schema
 from memproxy.storage.breaker import Breaker
 from memproxy.storage.pressure import Pressure
-from memproxy.storage.working import LoadedSession, NewTurn, SessionStore
+from memproxy.storage.working import LoadedSession, Receipt, SessionStore
 from memproxy.tasks import Tasks
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.metrics import Metrics
 from memproxy.tokens import COUNTED_CHARS, EXACT_LIMIT, MESSAGE_OVERHEAD, count_tokens, estimate_tokens
 from memproxy.wire.dialect import Answer, Dialect, Request
 
@@ -98,7 +98,8 @@ class Recorder:
         """Wait until recordings under these marks are done, so that a quick next request finds them."""
         tasks = {self._pending[mark] for mark in marks if mark in self._pending}
         if tasks:
-            await asyncio.wait(tasks, timeout=deadline_s)
+            with self._metrics.stage("settle"):
+                await asyncio.wait(tasks, timeout=deadline_s)
 
     async def _record_after(self, before: Sequence["asyncio.Task[Any]"], exchange: Exchange) -> None:
         if before:
@@ -107,7 +108,8 @@ class Recorder:
             self._put_off(exchange)
             return
         try:
-            await self._record(exchange)
+            with self._metrics.stage("record"):
+                await self._record(exchange)
             self._breaker.succeeded()
         except StoreUnavailableError as error:
             log.warning("recording is put off: %s", error)
@@ -132,7 +134,7 @@ class Recorder:
             place -= 1  # recordings under way fail in any order
         self._waiting.insert(place, replace(exchange, is_blind=True))  # what it was aligned with will have changed
         if self._retrying is None or self._retrying.done():
-            self._retrying = self._tasks.spawn(self._retry(), name="record what had to wait")
+            self._retrying = self._tasks.spawn(self._retry(), name="record what had to wait", alone=True)
 
     async def _retry(self) -> None:
         while self._waiting:
@@ -155,25 +157,26 @@ class Recorder:
         if exchange.is_blind:
             session = await self._in_time(self._load_again(exchange))
             alignment, key = align_again(exchange, session)
+        receipt = self._receipt(exchange)
         for _ in range(CONFLICT_ATTEMPTS):
             counts = await self._token_counts(exchange, alignment)
             pressure = self._pressure()
             turn = plan_turn(exchange, session, alignment, key=key, answer=answer, counts=counts, pressure=pressure)
             if turn is None:
-                break
-            if await self._in_time(self._sessions.record(turn)):
-                await self._keep_instructions(exchange, session, key)
-                await self._keep_answer_id(exchange, turn)
+                await self._in_time(self._sessions.put_receipt(receipt))
+                return
+            if await self._in_time(self._sessions.record(turn, receipt=receipt)):
                 self._metrics.turns_recorded.labels(exchange.outcome.value).inc()
                 if exchange.learns and pressure in LEFT_OUT:
                     self._metrics.turns_thinned.labels(LEFT_OUT[pressure]).inc()
-                break
+                return
             session = await self._in_time(self._load_again(exchange))
             alignment, key = align_again(exchange, session)
-        else:
-            raise StoreError(f"The session of request {exchange.request_id} kept changing while it was recorded.")
-        receipt = msgspec.json.encode({**exchange.receipt, "recorded_at": self._clock.now()})
-        await self._in_time(self._sessions.put_receipt(key.scope.tenant, exchange.request_id, receipt))
+        raise StoreError(f"The session of request {exchange.request_id} kept changing while it was recorded.")
+
+    def _receipt(self, exchange: Exchange) -> Receipt:
+        raw = msgspec.json.encode({**exchange.receipt, "recorded_at": self._clock.now()})
+        return Receipt(exchange.key.scope.tenant, exchange.request_id, raw)
 
     async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -202,19 +205,6 @@ class Recorder:
     async def _token_counts(self, exchange: Exchange, alignment: Alignment) -> Sequence[int]:
         return await counted(exchange.request.dialect, [message for _, message in appended(exchange, alignment)])
 
-    async def _keep_instructions(self, exchange: Exchange, session: LoadedSession | None, key: SessionKey) -> None:
-        instructions = exchange.request.instructions
-        kept = session.instructions if session is not None and session.key == key else ""
-        if instructions and kept != instructions_digest(exchange.request):
-            raw = msgspec.json.encode(instructions)
-            await self._in_time(self._sessions.keep_instructions(key, raw=raw, is_named=exchange.is_named))
-
-    async def _keep_answer_id(self, exchange: Exchange, turn: NewTurn) -> None:
-        """A next request may refer to the answer, or to its parts, by their ids alone."""
-        if exchange.answer.id:
-            chains = [answer_chain(each) for each in ids_of(exchange.answer)]
-            await self._in_time(self._sessions.point_to(turn, chains))
-
 
 async def counted(dialect: Dialect, messages: Sequence[JsonObject]) -> Sequence[int]:
     """Tokens of each message; counted in a thread when there is more than a page of text."""
@@ -231,12 +221,6 @@ def _count_all(texts: Sequence[str]) -> list[int]:
     ]
 
 
-def ids_of(answer: Answer) -> list[str]:
-    """The ids by which a next request may refer to the answer, or to its last part."""
-    ids = [answer.id, *(str(message.get("id") or "") for message in answer.messages[-1:])]
-    return [each for each in ids if each] if answer.id else []
-
-
 def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[str]:
     """What to wait for before this conversation is read: recordings that it may continue."""
     if claims.session is not None:
@@ -246,6 +230,8 @@ def marks_of(scope: Scope, claims: Claims, conversation: Conversation) -> list[s
 
 def marks_of_references(scope: Scope, claims: Claims, request: Request) -> list[str]:
     """What to wait for before messages that the request refers to are read."""
+    if not request.dialect.has_references:
+        return []
     if claims.session is not None:
         return [schema.session_key("s", SessionKey(scope, claims.session))]
     references = filter(None, map(request.dialect.reference_of, reversed(request.messages)))

@@ -4,7 +4,6 @@ A plain ASGI app that is mounted into the web application: the hot path has no i
 of its own. Paths: an identity may stand before `/v1`, a missing `/v1` and a trailing slash are accepted.
 """
 
-import uuid
 from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
@@ -18,8 +17,9 @@ from memproxy.proxy.pipeline import Pipeline
 from memproxy.proxy.relay import Relayed
 from memproxy.proxy.socket_frames import SocketRelay, refuse
 from memproxy.proxy.upstream import Upstream
+from memproxy.proxy.watched import WatchedSender
 from memproxy.tasks import Tasks
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.requests import RequestWatch
 from memproxy.wire.anthropic_dialect import MESSAGES
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 from memproxy.wire.dialect import Dialect
@@ -50,14 +50,20 @@ class ProxyApp:
     """The ASGI app of the provider's API."""
 
     def __init__(
-        self, pipeline: Pipeline, upstream: Upstream, tasks: Tasks, metrics: Metrics, *, has_sockets: bool = True
+        self,
+        pipeline: Pipeline,
+        upstream: WatchedSender,
+        tasks: Tasks,
+        watch: RequestWatch,
+        *,
+        sockets: Upstream | None,
     ) -> None:
-        """`has_sockets`: the Responses API is spoken over WebSockets, too."""
-        self._sockets = SocketRelay(pipeline, upstream, tasks) if has_sockets else None
+        """`sockets`: who is asked when the Responses API is spoken over WebSockets, too."""
+        self._sockets = SocketRelay(pipeline, sockets, tasks, watch) if sockets is not None else None
         self._pipeline = pipeline
         self._upstream = upstream
         self._tasks = tasks
-        self._metrics = metrics
+        self._watch = watch
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket; what goes wrong before a response has begun becomes an error in its shape."""
@@ -65,17 +71,23 @@ class ProxyApp:
             await self._serve_socket(scope, receive, send)
             return
         client = Client(scope, receive, send, self._tasks)
+        self._watch.begin(client.seen)
         try:
             await self._serve(client)
         except ClientLeftError:
-            return
+            client.seen.kind = ""
         except RequestError as error:
             if client.has_started:
                 raise
-            self._metrics.requests.labels("refused", f"{error.status // 100}xx").inc()
-            request_id = f"mpr-{uuid.uuid4().hex}"
             body = msgspec.json.encode(_dialect_of(client.raw_path).error_body(error))
-            await client.refuse(error, [(b"x-memproxy-request-id", request_id.encode())], body)
+            await client.refuse(error, [(b"x-memproxy-request-id", client.seen.id.encode())], body)
+        finally:
+            self._watch.end(client.seen)
+
+    def drain(self) -> None:
+        """Take no new WebSocket, and end each one between two exchanges."""
+        if self._sockets is not None:
+            self._sockets.drain()
 
     async def _serve_socket(self, scope: Message, receive: Receive, send: Send) -> None:
         """The Responses API may be spoken over a WebSocket; nothing else may."""
@@ -106,19 +118,24 @@ class ProxyApp:
     async def _pass_through(self, client: Client, path: SplitPath) -> None:
         """Forward a request as it streams in, relay the response as it streams out."""
         relayed = Relayed(keeps=False)
-        if not client.has_body:
-            await client.body(max_bytes=0)
+        client.seen.route = route_of(path)
         await forward(
             client,
             self._upstream,
             headers=client.raw_headers,
             path=await self._pipeline.path_of(client, path),
-            body=client.body_stream() if client.has_body else b"",
+            body=await client.body_as_it_comes(),
             readable=False,
             extra_headers=(),
             into=relayed,
         )
-        self._metrics.requests.labels("passed", f"{(relayed.status or 499) // 100}xx").inc()
+        client.seen.kind = "passed"
+
+
+def route_of(path: SplitPath) -> str:
+    """What is told of a path without memory: the provider's resource, and nothing that names one of them."""
+    resource = path.rest.split(b"/")[1]
+    return f"/v1/{resource.decode('latin-1')}" if resource in PROVIDER_RESOURCES else "/v1/other"
 
 
 def _dialect_of(raw_path: bytes) -> Dialect:

@@ -24,6 +24,7 @@ from memproxy.proxy.client import Client, Message, Receive, Send
 from memproxy.proxy.pipeline import Pipeline
 from memproxy.proxy.upstream import Sender, Upstream, UpstreamResponse, UpstreamSocket, event_stream
 from memproxy.tasks import Tasks
+from memproxy.telemetry.requests import RequestWatch
 from memproxy.wire.joined import object_of
 from memproxy.wire.response_answers import ENDS
 from memproxy.wire.response_dialect import RESPONSES
@@ -71,7 +72,7 @@ class SocketClient(Client):
 
     @override
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self.has_started = True
+        self.has_started, self.seen.status = True, status
 
     @override
     async def write(self, chunk: bytes) -> None:
@@ -89,6 +90,7 @@ class SocketClient(Client):
 
     @override
     async def refuse(self, error: RequestError, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        self.seen.status = error.status
         told = {"type": "error", "status": error.status, **msgspec.json.decode(body)}
         await self._send({"type": "websocket.send", "text": msgspec.json.encode(told).decode()})
 
@@ -146,14 +148,26 @@ class SocketUpstream(Sender):
 class SocketRelay:
     """One client's WebSocket and the provider's, from their opening to their close."""
 
-    def __init__(self, pipeline: Pipeline, upstream: Upstream, tasks: Tasks) -> None:
+    def __init__(self, pipeline: Pipeline, upstream: Upstream, tasks: Tasks, watch: RequestWatch) -> None:
         self._pipeline = pipeline
         self._upstream = upstream
         self._tasks = tasks
+        self._watch = watch
+        self._open: set[_Connection] = set()
+        self._is_draining = False
+
+    def drain(self) -> None:
+        """Take no new WebSocket, and end each one when what its client has asked for is answered."""
+        self._is_draining = True
+        for connection in self._open:
+            connection.end_when_idle()
 
     async def serve(self, scope: Message, receive: Receive, send: Send, *, path: SplitPath) -> None:
         """Relay until either side closes. Refuses with 426 where the provider has no WebSocket."""
         await receive()
+        if self._is_draining:
+            await refuse(send)
+            return
         query = scope.get("query_string", b"")
         try:
             socket = await self._upstream.connect(path.rest, query=query, headers=scope["headers"])
@@ -163,18 +177,30 @@ class SocketRelay:
             return
         try:
             await send({"type": "websocket.accept", "subprotocol": socket.protocol})
-            await _Connection(self, scope, send, socket, path).run(receive)
+            await self._run(_Connection(self, scope, send, socket, path), receive)
         finally:
             with anyio.CancelScope(shield=True):
                 await socket.close()
 
+    async def _run(self, connection: "_Connection", receive: Receive) -> None:
+        self._open.add(connection)
+        if self._is_draining:  # since it was asked for
+            connection.end_when_idle()
+        try:
+            await connection.run(receive)
+        finally:
+            self._open.discard(connection)
+
     async def exchange(self, client: SocketClient, upstream: SocketUpstream, path: SplitPath) -> None:
         """One request from its frame to its recording."""
+        self._watch.begin(client.seen)
         try:
             await self._pipeline.run(client, path, RESPONSES, upstream=upstream)
         except RequestError as error:
             if not client.has_started:
                 await client.refuse(error, [], msgspec.json.encode(RESPONSES.error_body(error)))
+        finally:
+            self._watch.end(client.seen)
 
     def client(self, scope: Message, frame: bytes, send: Send) -> SocketClient:
         """The client's side of an exchange that begins with this frame."""
@@ -203,6 +229,10 @@ class _Connection:
             await self._exchange_all()
             await self._close(self._socket.close_code or GOING_AWAY)
             readers.cancel_scope.cancel()
+
+    def end_when_idle(self) -> None:
+        """End behind the exchanges that the client has begun."""
+        self._wanted.put_nowait(None)
 
     async def _exchange_all(self) -> None:
         while (frame := await self._wanted.get()) is not None:

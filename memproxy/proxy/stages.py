@@ -10,6 +10,7 @@ from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import Conversation
 from memproxy.records import MemoryMode, Scope, ScoredMemory, SessionKey, StoredMessage, ToolCacheMode, ToolsMode
 from memproxy.storage.working import LoadedSession
+from memproxy.telemetry.requests import Seen
 from memproxy.wire.dialect import Dialect, Request
 
 
@@ -61,6 +62,8 @@ class Inbound:
     headers: Mapping[str, str]
     tenant: str | None
     """None when the credential names none: then there is no memory."""
+    seen: Seen = field(default_factory=Seen)
+    """What is told of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,19 @@ facts, pins and chain pointer that go with them, and the turn that is queued for
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import reduce
+
+import msgspec
 
 from memproxy.proxy.align import Alignment, Entry, Shape, align, align_chained, align_foreign, finished_length
 from memproxy.proxy.compose import Cut, Placement, message_without_blocks
-from memproxy.proxy.conversation import Conversation, chain_after, flags_of, stored_entries
+from memproxy.proxy.conversation import Conversation, answer_chain, extend, flags_of, stored_entries, telling
 from memproxy.proxy.stages import Inbound, Outbound, Remembered
 from memproxy.records import JsonObject, Outcome, Pin, Scope, SessionKey, StoredMessage, Turn
 from memproxy.storage.pressure import Pressure
 from memproxy.storage.queue import encode_turn
-from memproxy.storage.working import LoadedSession, NewTurn
+from memproxy.storage.working import Account, LoadedSession, NewTurn
+from memproxy.wire.answer_facts import token_counts
 from memproxy.wire.dialect import Answer, Request
 
 CONTEXT_MESSAGES = 2
@@ -52,6 +56,8 @@ class Exchange:
     receipt: Mapping[str, object]
     instead: tuple[JsonObject, ...] = ()
     """What the model server was sent and said where calls were answered inside, the client's answer last."""
+    trace: str = ""
+    """The request's place in a trace."""
 
 
 def appended(exchange: Exchange, alignment: Alignment) -> list[tuple[int, JsonObject]]:
@@ -155,13 +161,19 @@ def instructions_digest(request: Request) -> str:
 
 
 def stored(
-    message: JsonObject, *, exchange: Exchange, at: datetime, tokens: int, is_partial: bool = False
+    message: JsonObject,
+    *,
+    exchange: Exchange,
+    at: datetime,
+    tokens: int,
+    digest: bytes | None = None,
+    is_partial: bool = False,
 ) -> StoredMessage:
     """A message as it is kept: whole, but without blocks that memproxy put into it."""
     dialect = exchange.request.dialect
     return StoredMessage(
         message=message_without_blocks(dialect, message),
-        digest=dialect.digest(message).hex(),
+        digest=(digest or dialect.digest(message)).hex(),
         tokens=tokens,
         at=at,
         turn=exchange.request_id,
@@ -183,8 +195,9 @@ def plan_turn(
 
     The shorter the store's memory, the less is queued.
     """
+    entries = exchange.conversation.entries
     new = [
-        (index, stored(message, exchange=exchange, at=exchange.at, tokens=tokens))
+        (index, stored(message, exchange=exchange, at=exchange.at, tokens=tokens, digest=entries[index].digest))
         for (index, message), tokens in zip(appended(exchange, alignment), counts, strict=True)
     ]
     messages = (*(message for _, message in new), *answer)
@@ -214,7 +227,33 @@ def plan_turn(
         parent=session.key if branch and session is not None else None,
         copied=alignment.keep if branch else 0,
         rewrites=session.rewrites if session is not None else 0,
+        instructions=_new_instructions(exchange, session, key),
+        answers=tuple(answer_chain(each) for each in ids_of(exchange.answer)),
+        counts=account_of(exchange.answer).counts(),
     )
+
+
+def account_of(answer: Answer) -> Account:
+    """What this answer adds to its session's account: nothing where its provider does not tell of its prompt cache."""
+    told = token_counts(answer.usage)
+    if told.cached is None:
+        return Account()
+    return Account(1, told.prompt or 0, told.cached, told.completion or 0)
+
+
+def ids_of(answer: Answer) -> list[str]:
+    """The ids by which a next request may refer to the answer, or to its last part."""
+    ids = [answer.id, *(str(message.get("id") or "") for message in answer.messages[-1:])]
+    return [each for each in ids if each] if answer.id else []
+
+
+def _new_instructions(exchange: Exchange, session: LoadedSession | None, key: SessionKey) -> bytes:
+    """The request's instructions, unless the thread has them already."""
+    instructions = exchange.request.instructions
+    kept = session.instructions if session is not None and session.key == key else ""
+    if not instructions or kept == instructions_digest(exchange.request):
+        return b""
+    return msgspec.json.encode(instructions)
 
 
 def _holds(
@@ -295,7 +334,8 @@ def _chain(exchange: Exchange, alignment: Alignment, answer: Sequence[StoredMess
         return ""
     if alignment.shape is Shape.CHAINED:
         return ""
-    return chain_after(exchange.request.dialect, exchange.conversation.chain, [each.message for each in answer]).hex()
+    spoken = [each for each in answer if not exchange.request.dialect.is_silent(each.message)]
+    return reduce(extend, (bytes.fromhex(each.digest) for each in spoken), exchange.conversation.chain).hex()
 
 
 def _turn(
@@ -317,6 +357,7 @@ def _turn(
         context=() if lean else _context(exchange, learned),
         strategies=session.strategies if session is not None else (),
         thread=key.thread,
+        trace=exchange.trace,
     )
 
 
@@ -325,7 +366,8 @@ def _context(exchange: Exchange, learned: tuple[StoredMessage, ...]) -> tuple[St
     sent = [*(message.message for message in exchange.history), *exchange.request.conversation]
     places = [place for place, message in enumerate(sent) if message is first or message == first]
     before = sent[: places[-1]] if places else sent
-    return tuple(stored(message, exchange=exchange, at=exchange.at, tokens=0) for message in before[-CONTEXT_MESSAGES:])
+    grounding = telling(exchange.request.dialect, before)[-CONTEXT_MESSAGES:]
+    return tuple(stored(message, exchange=exchange, at=exchange.at, tokens=0) for message in grounding)
 
 
 def exchange_of(
@@ -360,4 +402,5 @@ def exchange_of(
         is_blind="session" in known.degraded,
         receipt=receipt,
         instead=instead,
+        trace=inbound.seen.trace_parent,
     )

@@ -11,7 +11,7 @@ failed is tried again, since nothing of the request can have arrived.
 
 import io
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 from urllib.parse import quote_from_bytes
@@ -19,7 +19,6 @@ from urllib.parse import quote_from_bytes
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from httpx_aiohttp.transport import AiohttpResponseStream
 from typing_extensions import override
 from yarl import URL
 
@@ -69,6 +68,8 @@ class UpstreamResponse:
     headers: list[tuple[bytes, bytes]]
     """As the model server sent them, without hop-by-hop headers; names in lower case."""
     _response: httpx.Response
+    closed: Callable[[], None] | None = None
+    """Told when it is let go of."""
 
     def header(self, name: bytes) -> str:
         """A header's value, or the empty string."""
@@ -88,7 +89,11 @@ class UpstreamResponse:
 
     async def aclose(self) -> None:
         """Let go of the connection; one whose body was not read to the end is closed."""
-        await self._response.aclose()
+        try:
+            await self._response.aclose()
+        finally:
+            if self.closed is not None:
+                self.closed()
 
 
 class _Pieces(httpx.AsyncByteStream):
@@ -164,6 +169,21 @@ class UpstreamSocket:
         await self._socket.close()
 
 
+class _Body(httpx.AsyncByteStream):
+    """A response's body as it arrives; its errors are aiohttp's own. One layer less for each event of a stream."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    @override
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._response.content.iter_any()
+
+    @override
+    async def aclose(self) -> None:
+        await self._response.__aexit__(None, None, None)
+
+
 class ExactTransport(AiohttpTransport):
     """The aiohttp-backed transport with URLs and headers as they are: its own way through `yarl` and a mapping decodes
     what was percent-encoded in a query, and joins repeated headers."""
@@ -183,9 +203,7 @@ class ExactTransport(AiohttpTransport):
                 connect=timeout["pool"], sock_connect=timeout["connect"], sock_read=timeout["read"]
             ),
         )
-        return httpx.Response(
-            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response), request=request
-        )
+        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
 
 
 class Upstream:
@@ -195,10 +213,12 @@ class Upstream:
         self, base_url: str, *, api_key: str | None, connect_timeout_s: float, idle_timeout_s: float, connections: int
     ) -> None:
         self._base_url = base_url.rstrip("/")
+        self._origin = httpx.URL(self._base_url)
         self._api_key = api_key
         self._timeout = httpx.Timeout(
             connect=connect_timeout_s, read=idle_timeout_s, write=None, pool=connect_timeout_s + POOL_WAIT_S
         )
+        self._timeouts = self._timeout.as_dict()
         self._connections = connections
         self._transport = ExactTransport(client=self._session)
 
@@ -241,8 +261,8 @@ class Upstream:
         attempts = CONNECT_ATTEMPTS if isinstance(body, bytes) else 1
         while True:
             attempts -= 1
-            extensions = {"timeout": self._timeout.as_dict(), "url": url, "headers": kept, "body": body}
-            request = httpx.Request(method, self._base_url, extensions=extensions)
+            extensions = {"timeout": self._timeouts, "url": url, "headers": kept, "body": body}
+            request = httpx.Request(method, self._origin, extensions=extensions)
             try:
                 response = await self._transport.handle_async_request(request)
             except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:

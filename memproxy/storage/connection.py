@@ -6,13 +6,15 @@ since a caller that is told early can go on without memory.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from memproxy.errors import SettingsError, StoreError, StoreReadOnlyError, StoreUnavailableError
+from memproxy.errors import SettingsError, StoreError, StoreReadOnlyError, StoreUnavailableError, StoreUnfitError
+from memproxy.storage.cluster import is_clustered, open_cluster
 from memproxy.storage.sentinel import is_watched, open_watched
 
 READ_ONLY = (exceptions.OutOfMemoryError, exceptions.ReadOnlyError)
@@ -27,14 +29,29 @@ TEMPORARY = (
     exceptions.BusyLoadingError,
     exceptions.TryAgainError,
     exceptions.ClusterDownError,
+    exceptions.ClusterError,
+    exceptions.SlotNotCoveredError,
     exceptions.MasterDownError,
     TimeoutError,
     OSError,
 )
 """Conditions that pass by themselves or when somebody acts; the command may be given again."""
 
-TEMPORARY_REPLIES = ("BUSY", "LOADING", "UNKILLABLE")
-"""First words of refusals of everything, for now."""
+TEMPORARY_REPLIES = (
+    "BUSY",
+    "LOADING",
+    "UNKILLABLE",
+    "Redis Cluster cannot be connected",
+    "All slots are not covered",
+    "startup_nodes could not agree",
+)
+"""First words of refusals of everything, for now, or of what redis-py says then."""
+
+UNFIT = {
+    "Cluster mode is not enabled": "This is no Redis Cluster: its address begins with redis://, not redis+cluster://.",
+    "unknown command": "It is no Redis with all that memproxy needs.",
+}
+"""What redis-py or the store says of a store that will never do, and what that means."""
 
 
 def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> Redis:
@@ -56,6 +73,9 @@ def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> R
     try:
         if is_watched(url):
             return open_watched(url, **options)
+        if is_clustered(url):
+            del options["timeout"]  # its connections are not waited for
+            return cast("Redis", open_cluster(url, **options))  # the same commands, in another class
         return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
     except ValueError as error:
         raise SettingsError(f"The setting redis_url can't be used: {error}") from error
@@ -68,10 +88,16 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except READ_ONLY as error:
         raise StoreReadOnlyError(_no_writes(doing, error)) from error
+    except exceptions.InvalidResponse as error:
+        raise StoreUnfitError(
+            f"What answers at the store's address is no Redis. It gave for {doing}: {type(error).__name__}: {error}"
+        ) from error
     except TEMPORARY as error:
+        _raise_if_unfit(doing, error)
         reason = f"{type(error).__name__}: {error}"
         raise StoreUnavailableError(f"The store could not be used for {doing}: {reason}") from error
-    except exceptions.RedisError as error:
+    except (exceptions.RedisError, exceptions.RedisClusterException) as error:
+        _raise_if_unfit(doing, error)
         if str(error).startswith(READ_ONLY_REPLIES):
             raise StoreReadOnlyError(_no_writes(doing, error)) from error
         if str(error).startswith(TEMPORARY_REPLIES):
@@ -79,5 +105,12 @@ def translated(doing: str) -> Iterator[None]:
         raise StoreError(f"The store refused {doing}: {type(error).__name__}: {error}") from error
 
 
-def _no_writes(doing: str, error: exceptions.RedisError) -> str:
+def _raise_if_unfit(doing: str, error: Exception) -> None:
+    text, _, _ = str(error).partition(", with args")  # which may quote what a client sent
+    for sign, meaning in UNFIT.items():
+        if sign in text:
+            raise StoreUnfitError(f"The store can't be used for {doing} ({text}). {meaning}") from error
+
+
+def _no_writes(doing: str, error: Exception) -> str:
     return f"The store takes no writes now, so nothing comes of {doing}: {type(error).__name__}: {error}"

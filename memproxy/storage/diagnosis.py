@@ -10,9 +10,10 @@ from redis.asyncio import Redis
 
 from memproxy.errors import StoreError
 from memproxy.storage import schema
+from memproxy.storage.cluster import cluster_behind
 from memproxy.storage.connection import open_redis, translated
 from memproxy.storage.long_term import LongTermStore
-from memproxy.storage.query_engine import require_query_engine
+from memproxy.storage.query_engine import missing_in_cluster, require_query_engine
 
 CHECK_TTL_MS = 10_000
 
@@ -32,6 +33,7 @@ class StoreFacts:
     is_appending: bool
     """It keeps an append-only file."""
     is_cluster: bool
+    """It is a node of a Redis Cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,10 @@ class Diagnosis:
     refused: dict[str, str]
     search_problem: str
     """Why memories can't be searched; empty when they can."""
+    is_asked_as_cluster: bool = False
+    """It is asked as a cluster, so whichever node has something is found."""
+    has_recall_off: bool = False
+    """memproxy serves without searching: it is a cluster."""
 
 
 async def diagnose(url: str, *, connect_timeout_s: float, model: str, dims: int) -> Diagnosis:
@@ -54,9 +60,17 @@ async def diagnose(url: str, *, connect_timeout_s: float, model: str, dims: int)
         began = time.perf_counter()
         facts = await _read_facts(redis)
         took_ms = (time.perf_counter() - began) * 1000
-        forbidden = await _refused(redis)
-        problem = "" if forbidden else await _search_problem(redis, model=model, dims=dims)
-        return Diagnosis(facts, took_ms, forbidden, problem)
+        missing = await missing_in_cluster(redis)
+        forbidden = await _refused(redis, searches=not missing)
+        problem = missing or ("" if forbidden else await _search_problem(redis, model=model, dims=dims))
+        return Diagnosis(
+            facts,
+            took_ms,
+            forbidden,
+            problem,
+            is_asked_as_cluster=cluster_behind(redis) is not None,
+            has_recall_off=bool(missing),
+        )
 
 
 async def _read_facts(redis: Redis) -> StoreFacts:
@@ -73,7 +87,7 @@ async def _read_facts(redis: Redis) -> StoreFacts:
     )
 
 
-async def _refused(redis: Redis) -> dict[str, str]:
+async def _refused(redis: Redis, *, searches: bool) -> dict[str, str]:
     """Tries what requests and workers do, on keys that are gone after ten seconds."""
     send: Any = redis.execute_command
     key, stream = f"{schema.CHECK_PREFIX}value", f"{schema.CHECK_PREFIX}stream"
@@ -82,8 +96,9 @@ async def _refused(redis: Redis) -> dict[str, str]:
         "scripts that write (EVAL, SET, PEXPIRE)": lambda: send("EVAL", write, 1, key, CHECK_TTL_MS),
         "streams (XADD)": lambda: send("XADD", stream, "*", "a", "b"),
         "times to live (PEXPIRE)": lambda: send("PEXPIRE", stream, CHECK_TTL_MS),
-        "the query engine (FT._LIST)": lambda: send("FT._LIST"),
     }
+    if searches:
+        attempts["the query engine (FT._LIST)"] = lambda: send("FT._LIST")
     failed = {}
     for name, attempt in attempts.items():
         try:

@@ -22,8 +22,10 @@ from memproxy.storage.connection import translated
 from memproxy.storage.memory_changes import CONFLICT, Change, Put, Swap, by_partition, changing
 from memproxy.storage.memory_documents import (
     FIELDS,
+    JUDGED,
     FoundMemory,
     IndexedMemory,
+    UnreadMemory,
     Vector,
     packed_vector,
     read_document,
@@ -32,7 +34,8 @@ from memproxy.storage.memory_filter import Filter, TagField, any_of, of_scope
 from memproxy.storage.memory_index import Argument, Made
 from memproxy.storage.outdated import OutdatedMemories
 from memproxy.storage.paging import Window
-from memproxy.storage.query_engine import QueryEngine, checked
+from memproxy.storage.pipelined import Pipelined, Script, checked
+from memproxy.storage.query_engine import QueryEngine
 
 log = logging.getLogger(__name__)
 
@@ -88,20 +91,25 @@ class Ranked:
 class LongTermStore:
     """The memories of all users, for vectors of one embedding model."""
 
-    def __init__(self, redis: Redis, *, model: str, dims: int) -> None:
+    def __init__(self, redis: Redis, *, model: str, dims: int, commands: Pipelined | None = None) -> None:
         self._redis = redis
+        self._commands = commands or Pipelined(redis)
         self._made = Made(model, dims)
         self._name = self._made.index_name
-        self._engine = QueryEngine(redis, self._made)
+        self._engine = QueryEngine(redis, self._made, self._commands)
         self.outdated = OutdatedMemories(redis, self._engine, self._made)
         scripts = resources.files("memproxy.storage") / "lua"
         self._write = (scripts / "write_memories.lua").read_text("utf-8")
         self._touch = (scripts / "touch_memories.lua").read_text("utf-8")
-        self._read_memories = (scripts / "read_memories.lua").read_text("utf-8")
+        self._read_memories = Script((scripts / "read_memories.lua").read_text("utf-8"))
 
     async def ensure_index(self, *, deadline_s: float = 60.0) -> None:
         """Make the index unless it is there, and wait until it has read all memories: see `QueryEngine`."""
         await self._engine.ensure_index(deadline_s=deadline_s)
+
+    def turn_off(self, reason: str) -> None:
+        """Refuse from now on what needs the query engine, and to write what nobody would find; `StoreUnfitError`."""
+        self._engine.missing = reason
 
     async def write(self, memories: Sequence[IndexedMemory]) -> int:
         """Store memories and say how many are new; an equal id is replaced and keeps its first time.
@@ -305,6 +313,11 @@ class LongTermStore:
                 log.warning("%s: %s", key, error)
         return found
 
+    async def unread(self, keys: Sequence[str]) -> dict[str, UnreadMemory]:
+        """The documents under these keys, in this order and not decoded; what is gone is left out. One round trip."""
+        rows = await self._read(keys, JUDGED)
+        return {key: UnreadMemory(row, self._made) for key, row in rows.items() if row[0] is not None}
+
     async def times(self, keys: Sequence[str]) -> dict[str, tuple[float, float]]:
         """When these memories were created and looked at last, in seconds since 1970. One round trip."""
         rows = await self._read(keys, ("created_at", "last_accessed"))
@@ -355,6 +368,7 @@ class LongTermStore:
     async def _sent(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         if not commands:
             return []
+        self._engine.require()
         pipe: Any = self._redis.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
@@ -362,9 +376,9 @@ class LongTermStore:
 
     async def _read(self, keys: Sequence[str], fields: Sequence[str]) -> dict[str, list[bytes | None]]:
         parts = list(by_partition((key, key) for key in keys).values())
-        scripts = [["EVAL", self._read_memories, len(part), *part, *fields] for part in parts]
+        script = self._read_memories
         with translated("reading memories"):
-            replies = await self._sent(scripts)
+            replies = await self._commands.scripts([(script, script.called(part, fields)) for part in parts])
         read = {
             key: row for part, rows in zip(parts, replies, strict=True) for key, row in zip(part, rows, strict=True)
         }

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from memproxy.errors import StoreError
-from memproxy.records import MemoryRecord
+from memproxy.records import MemoryRecord, MemoryType
 from memproxy.storage import memory_index, schema
 from memproxy.storage.memory_filter import TagField
 from memproxy.storage.memory_index import Made
@@ -25,6 +25,9 @@ Vector = npt.NDArray[np.float32]
 
 FIELDS = ("record", "created_at", "last_accessed", "access_count", "text", "ctx")
 """What is read of a document; its vector only where it is needed."""
+
+JUDGED = (*FIELDS, "type", "session")
+"""What is read of a document that may turn out not to be wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,46 @@ class FoundMemory:
     """A memory as it is stored, with the terms of its text and context, by which a caller may judge the match."""
 
     record: MemoryRecord
-    terms: frozenset[str]
+    indexed: bytes
+    """The terms of its text and context, with blanks between: a set of them is made only where it is judged."""
     raw: bytes
     """The record's bytes, by which a change sees whether it is still the same."""
     vector: Vector | None = None
     """None when it was not asked for, or there is none."""
+
+    @property
+    def terms(self) -> frozenset[str]:
+        """The terms of its text and context."""
+        return frozenset(self.indexed.decode().split())
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadMemory:
+    """A document as it came: most of what a search finds is dropped for its terms, and need not be decoded."""
+
+    values: Sequence[bytes | None]
+    """Of `JUDGED`."""
+    made: Made
+
+    @property
+    def terms(self) -> frozenset[str]:
+        """The terms of its text and context."""
+        return frozenset(_indexed(self.values[4], self.values[5]).decode().split())
+
+    @property
+    def type(self) -> MemoryType:
+        """What kind of memory it is."""
+        return _TYPES.get(self.values[6] or b"", MemoryType.MESSAGE)
+
+    @property
+    def sitting(self) -> str | None:
+        """What stands for the session in which it was said."""
+        tag = (self.values[7] or b"").decode()
+        return None if tag.endswith(memory_index.NO_VALUE) else tag or None
+
+    def read(self) -> MemoryRecord:
+        """The memory itself. Raises `StoreError` for what can't be read."""
+        return read_document(self.values[:6], self.made).record
 
 
 def memory_hash(record: MemoryRecord) -> str:
@@ -134,8 +172,11 @@ def read_document(values: Sequence[bytes | None], made: Made) -> FoundMemory:
         last_accessed=last if accesses or last != first else None,
         access_count=accesses,
     )
-    terms = frozenset(f"{(text or b'').decode()} {(context or b'').decode()}".split())
-    return FoundMemory(record, terms, raw or b"", read_vector(vectors[0] if vectors else None, made))
+    return FoundMemory(record, _indexed(text, context), raw or b"", read_vector(vectors[0] if vectors else None, made))
+
+
+def _indexed(text: bytes | None, context: bytes | None) -> bytes:
+    return b"%s %s" % (text or b"", context or b"")
 
 
 def read_vector(packed: bytes | None, made: Made) -> Vector | None:
@@ -148,6 +189,8 @@ def read_vector(packed: bytes | None, made: Made) -> Vector | None:
 def _time_of(seconds: bytes) -> datetime:
     return datetime.fromtimestamp(float(seconds), UTC)
 
+
+_TYPES = {kind.value.encode(): kind for kind in MemoryType}
 
 _RECORD = msgspec.json.Decoder(MemoryRecord)
 

@@ -41,8 +41,8 @@ from memproxy.records import MemoryType, Scope
 from memproxy.storage import schema
 from memproxy.storage.memory_filter import Filter, Rule, TagField, TagRule, TagTest, TimeField, TimeRule
 
-VERSION = 2
-"""Raised when the fields change: documents of another version are made anew in the background."""
+VERSION = 3
+"""Raised when the fields or their terms change: documents of another version are made anew in the background."""
 
 NAME_PREFIX = "memproxy-memories-"
 
@@ -253,12 +253,13 @@ def one_of_each_scope(index: str, selected: str) -> list[Argument]:
 
 def read_scores(reply: list[bytes]) -> dict[str, float]:
     """Key to BM25 score, best first."""
-    return {key.decode(): float(score) for key, score in zip(reply[1::2], reply[2::2], strict=True)}
+    return dict(zip(map(bytes.decode, reply[1::2]), map(float, reply[2::2]), strict=True))
 
 
 def read_distances(reply: list[bytes]) -> dict[str, float]:
     """Key to cosine similarity, best first. A sort key is the distance behind a `#`."""
-    return {key.decode(): 1.0 - float(distance[1:]) for key, distance in zip(reply[1::2], reply[2::2], strict=True)}
+    cosines = [1.0 - float(distance[1:]) for distance in reply[2::2]]
+    return dict(zip(map(bytes.decode, reply[1::2]), cosines, strict=True))
 
 
 def read_keys(reply: list[bytes]) -> tuple[int, list[str]]:

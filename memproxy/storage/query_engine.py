@@ -18,13 +18,20 @@ from redisvl.index import AsyncSearchIndex  # type: ignore[import-untyped]  # re
 
 from memproxy.errors import StoreError, StoreUnavailableError, StoreUnfitError
 from memproxy.storage import memory_index
+from memproxy.storage.cluster import cluster_behind
 from memproxy.storage.connection import translated
 from memproxy.storage.memory_index import Argument, Made
+from memproxy.storage.pipelined import Pipelined, checked
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.02
 """How often to look whether the index has read what was there before it."""
+
+NO_ENGINE_IN_CLUSTER = (
+    "Long-term memory is off: this Redis Cluster has no query engine that searches all of its nodes. Sessions, tool"
+    " results and context windows work; nothing is recalled or learned. Redis Cloud and Redis Enterprise have one."
+)
 
 _MISSING_INDEX = ("no such index", "unknown index name", "index not found", "search_index_not_found")
 """How versions of the query engine say that the index is not there, in lower case."""
@@ -38,6 +45,12 @@ async def require_query_engine(redis: Redis) -> None:
     except StoreUnavailableError:
         raise
     except StoreError as error:
+        if isinstance(error.__cause__, exceptions.InvalidResponse):
+            raise
+        if await _is_cluster_node(redis):
+            raise StoreUnfitError(
+                "The store is a node of a Redis Cluster: name it redis+cluster://host:port."
+            ) from error
         raise StoreUnfitError(
             "The store answers, but has no query engine (FT.* commands), which long-term memory needs. Use Redis 8 or"
             " newer, Redis Stack, Redis Cloud or Redis Enterprise with search, or leave the Redis URL unset to use the"
@@ -45,11 +58,32 @@ async def require_query_engine(redis: Redis) -> None:
         ) from error
 
 
+async def _is_cluster_node(redis: Redis) -> bool:
+    with translated("asking what it is"):
+        facts = await redis.info("cluster")
+    return bool(facts.get("cluster_enabled"))
+
+
+async def missing_in_cluster(redis: Redis) -> str:
+    """Why a cluster is used without its query engine; empty where it has one, and for all other stores.
+
+    Raises `StoreError` if it can't be asked.
+    """
+    cluster = cluster_behind(redis)
+    if cluster is None:
+        return ""
+    with translated("asking the cluster for its query engine"):
+        return "" if await cluster.is_searchable() else NO_ENGINE_IN_CLUSTER
+
+
 class QueryEngine:
     """The index for one embedding model."""
 
-    def __init__(self, redis: Redis, made: Made) -> None:
+    def __init__(self, redis: Redis, made: Made, commands: Pipelined | None = None) -> None:
+        self.missing = ""
+        """Why there is nothing to ask; empty as long as there is."""
         self._redis = redis
+        self._commands = commands or Pipelined(redis)
         self._made = made
         self._name = made.index_name
         self._index = AsyncSearchIndex(memory_index.index_schema(made), redis_client=redis)
@@ -70,14 +104,13 @@ class QueryEngine:
         await self._try_queries()
 
     async def ask(self, queries: Sequence[Sequence[Argument]]) -> list[Any]:
-        """The replies to queries, in one round trip; an index that is not there is made anew before raising."""
-        if not queries:
-            return []
-        pipe: Any = self._redis.pipeline(transaction=False)
-        for query in queries:
-            pipe.execute_command(*query)
+        """The replies to queries, in one round trip; an index that is not there is made anew before raising.
+
+        Raises `StoreUnfitError` where there is no query engine.
+        """
+        self.require()
         with translated("searching memories"):
-            replies = await pipe.execute(raise_on_error=False)
+            replies = await self._commands.ask(queries)
         for reply in replies:
             if isinstance(reply, exceptions.ResponseError):
                 if _is_missing_index(reply):
@@ -86,6 +119,11 @@ class QueryEngine:
                 raise StoreError(f"The query engine refused a search of index {self._name}.") from reply
         with translated("searching memories"):
             return checked(replies)
+
+    def require(self) -> None:
+        """Raise `StoreUnfitError` where there is no query engine."""
+        if self.missing:
+            raise StoreUnfitError(self.missing)
 
     async def drop_other_indexes(self) -> None:
         """Drop the indexes of other versions and models over the same memories, which stay."""
@@ -130,14 +168,6 @@ class QueryEngine:
                 f"The store's query engine does not take memproxy's queries ({error.__cause__ or error}). They need the"
                 " scorer BM25STD, dialect 2 and vectors: RediSearch 2.10 or newer, as in Redis 8 and Redis Stack 7.4."
             ) from error
-
-
-def checked(replies: list[Any]) -> list[Any]:
-    """The replies, or the first error among them; a pipeline's own error message would quote the whole command."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies
 
 
 @contextmanager

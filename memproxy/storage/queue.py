@@ -352,7 +352,7 @@ class TurnQueue:
 
     async def _depth(self) -> Depth:
         async with self._pipeline() as pipe:
-            pipe.time()
+            pipe.execute_command("TIME")
             for partition in self.partitions:
                 pipe.xlen(self._key(partition))
                 pipe.xpending(self._key(partition), schema.GROUP)
@@ -367,5 +367,5 @@ class TurnQueue:
 
 def _block_limit_s(redis: Redis) -> float:
     """Half of the client's socket timeout: a longer wait would look like a store that does not answer."""
-    timeout_s = redis.connection_pool.connection_kwargs.get("socket_timeout", 5.0)  # 5 s is redis-py's default
+    timeout_s = redis.get_connection_kwargs().get("socket_timeout", 5.0)  # type: ignore[no-untyped-call]  # redis-py's gap
     return float("inf") if timeout_s is None else timeout_s / 2

@@ -47,7 +47,7 @@ async def read_status(
     async with within(deadline_s, "reading the queue"):
         pipe: Any = redis.pipeline(transaction=False)  # Any: redis-py types a queued command as something to await
         async with pipe:
-            pipe.time()
+            pipe.execute_command("TIME")
             for partition in partitions:
                 pipe.xlen(schema.queue_key(partition, stage))
                 pipe.xpending(schema.queue_key(partition, stage), schema.GROUP)

@@ -9,7 +9,7 @@ another, and nothing that a client sent is readable in a key.
 
 | kind | type | holds | time to live |
 |---|---|---|---|
-| `s` | hash | a session's facts: names, length, tokens, cut, summary | session |
+| `s` | hash | a session's facts: names, length, tokens, cut, summary, what its answers cost | session |
 | `log` | list | the session's messages, complete, append-only | session |
 | `idx` | string | one fixed-size entry a message: digest, tokens, flags | session |
 | `pin` | hash | position in the log -> the block injected there | session |
@@ -42,6 +42,7 @@ another, and nothing that a client sent is readable in a key.
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 from memproxy.records import Scope, SessionKey
 
@@ -56,6 +57,9 @@ CARD_PREFIX = "mp:card:"
 SECRET_KEY = "mp:secret:credentials"  # noqa: S105  a key's name, not a secret
 TOOL_COUNTS_KEY = "mp:stats:tools"
 CHECK_PREFIX = "mp:check:"
+
+REMEMBERED_SCOPES = 4_096
+"""Scopes whose part of a key is kept: a request makes twenty keys of one."""
 
 GROUP = "memproxy"
 """The consumer group on every stream of turns."""
@@ -78,6 +82,7 @@ def digest_of(*parts: str | None) -> str:
     return hashlib.blake2b(encode_parts(parts), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=REMEMBERED_SCOPES)
 def partition_of(scope: Scope) -> str:
     """The partition (hash tag without braces) in which everything of this user lives."""
     number = int(digest_of("partition", scope.tenant, scope.user)[:8], 16) % PARTITIONS
@@ -91,13 +96,24 @@ def partitions() -> tuple[str, ...]:
 
 def key(kind: str, scope: Scope, *parts: str | None) -> str:
     """A key of one user's: kind, partition, digest of scope and parts."""
-    name = digest_of(scope.tenant, scope.user, scope.namespace, *parts)
+    name = hashlib.blake2b(_encoded_scope(scope) + encode_parts(parts), digest_size=16).hexdigest()
     return f"mp:{kind}:{{{partition_of(scope)}}}:{name}"
+
+
+@lru_cache(maxsize=REMEMBERED_SCOPES)
+def _encoded_scope(scope: Scope) -> bytes:
+    return encode_parts((scope.tenant, scope.user, scope.namespace))
 
 
 def session_key(kind: str, session: SessionKey) -> str:
     """A key of one session's; `kind` is one of s, log, idx, pin, sys, of its main thread also data, mem, card, read."""
     return key(kind, session.scope, session.session, session.thread)
+
+
+def session_keys(kinds: Iterable[str], session: SessionKey) -> list[str]:
+    """Keys of these kinds of one session, digested once."""
+    _, _, name = session_key("", session).partition("::")
+    return [f"mp:{kind}:{name}" for kind in kinds]
 
 
 def chain_key(scope: Scope, session: str | None, chain: str) -> str:

@@ -40,7 +40,7 @@ def is_watched(url: str) -> bool:
 def problem_of(url: str) -> str:
     """What is wrong with an address of Sentinels; empty when nothing is."""
     try:
-        hosts, service, _ = _parts(url)
+        hosts, service, _ = address_parts(url, mark=MARK, default_port=DEFAULT_PORT)
     except ValueError as error:
         return str(error)
     if not hosts:
@@ -55,7 +55,7 @@ def open_watched(url: str, **options: Any) -> Redis:
     """
     if problem := problem_of(url):
         raise ValueError(f"The address of the Sentinels {problem}.")
-    hosts, service, given = _parts(url)
+    hosts, service, given = address_parts(url, mark=MARK, default_port=DEFAULT_PORT)
     own = {name.removeprefix("sentinel_"): given.pop(name) for name in OWN_OPTIONS if name in given}
     connection_class = given.pop("connection_class", None)
     secured = {"ssl": True} if connection_class is not None else {}
@@ -66,23 +66,24 @@ def open_watched(url: str, **options: Any) -> Redis:
     return Redis.from_pool(pool)
 
 
-def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """Hosts with ports, the service, and options as redis-py takes them. Raises ValueError."""
+def address_parts(url: str, *, mark: str, default_port: int) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """Hosts with ports, what stands first behind them, and options as redis-py takes them. Raises ValueError."""
     split = urlsplit(url)
     credentials, _, addresses = split.netloc.rpartition("@")
     service, _, database = split.path.strip("/").partition("/")
-    scheme = split.scheme.removesuffix(MARK)
+    scheme = split.scheme.removesuffix(mark)
     ordinary = f"{scheme}://{credentials}{'@' if credentials else ''}host/{database}?{split.query}"
     given: dict[str, Any] = dict(parse_url(ordinary))
     given.pop("host", None)
-    return [_address(one) for one in addresses.split(",") if one], unquote(service), given
+    hosts = [_address(one, default_port=default_port) for one in addresses.split(",") if one]
+    return hosts, unquote(service), given
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str, *, default_port: int) -> tuple[str, int]:
     """One host and port; an IPv6 address stands in brackets."""
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
-        return text.strip("[]"), DEFAULT_PORT
+        return text.strip("[]"), default_port
     if not port.isdigit():
         raise ValueError(f"has a port that is no number: {text}")
     return host.strip("[]"), int(port)

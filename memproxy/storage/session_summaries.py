@@ -48,8 +48,9 @@ class SessionSummaries:
     async def read(self, session: SessionKey) -> SummaryState | None:
         """The session's state; None when there is no session."""
         pipe: Any = self._redis.pipeline(transaction=True)
-        pipe.hgetall(schema.session_key("s", session))
-        pipe.get(schema.session_key("idx", session))
+        # By their names: redis-py's own methods give a transaction in a cluster an option that it trips over.
+        pipe.execute_command("HGETALL", schema.session_key("s", session))
+        pipe.execute_command("GET", schema.session_key("idx", session))
         with translated("reading a session's summary"):
             facts, index = await pipe.execute()
         if not facts:

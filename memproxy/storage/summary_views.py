@@ -121,7 +121,7 @@ class SummaryViewStore:
         with translated("deleting a summary view"):
             pipe: Any = self._redis.pipeline(transaction=True)
             pipe.hdel(schema.views_key(tenant), view_id)
-            pipe.unlink(schema.summaries_key(tenant, view_id))
+            pipe.execute_command("UNLINK", schema.summaries_key(tenant, view_id))  # its method waits in a cluster
             pipe.zrem(_due_key(tenant), _due_name(tenant, view_id))
             known, *_ = await pipe.execute()
         return bool(known)

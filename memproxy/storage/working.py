@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,7 @@ from memproxy.errors import StoreError
 from memproxy.records import Pin, Scope, SessionKey, StoredMessage, StrategyChoice
 from memproxy.storage import schema
 from memproxy.storage.connection import translated
+from memproxy.storage.pipelined import Command, Pipelined, Script, checked
 from memproxy.storage.session_index import card_of
 
 if TYPE_CHECKING:
@@ -41,9 +42,8 @@ MAX_PREFIXES = 4
 """Chain pointers asked for at once: the newest answer's, and a few before it for clients that dropped or edited it."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One message of the log without its body."""
+class IndexEntry(NamedTuple):
+    """One message of the log without its body. A tuple, since a long history has thousands."""
 
     digest: bytes
     tokens: int
@@ -92,6 +92,39 @@ class LoadedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What a session's answers cost, of those whose provider tells what its prompt cache gave."""
+
+    answers: int = 0
+    prompt_tokens: int = 0
+    """All that was read, what came from the cache included."""
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """As a session's facts name it; empty where there is nothing to add."""
+        pairs = zip(ACCOUNT_FACTS, (self.answers, *self._tokens), strict=True)
+        return {name: count for name, count in pairs if count}
+
+    @property
+    def _tokens(self) -> tuple[int, int, int]:
+        return self.prompt_tokens, self.cached_tokens, self.completion_tokens
+
+
+ACCOUNT_FACTS = ("told_answers", "told_prompt", "told_cached", "told_completion")
+"""The facts of a session that hold its account."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was done to a request, as JSON. Its key belongs to the tenant, not to the user."""
+
+    tenant: str
+    request_id: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NewTurn:
     """All that one recording writes, decided before."""
 
@@ -116,6 +149,12 @@ class NewTurn:
     """Messages of the parent's log that come first."""
     rewrites: int = 0
     """How often the log (of the parent, if there is one) had been rewritten when this was decided."""
+    instructions: bytes = b""
+    """The instructions that the session came with, a JSON list of messages; empty when the store has them."""
+    answers: tuple[str, ...] = ()
+    """Further chain digests that stand for the whole log: a next request may refer to the answer by its id alone."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What is added to the named session's account; one of a thread's goes there, too."""
 
     @property
     def length(self) -> int:
@@ -131,13 +170,21 @@ class NewTurn:
 class SessionStore:
     """Reads and writes sessions. Every method raises `StoreError` and has the deadline that its caller sets."""
 
-    def __init__(self, redis: "Redis", *, named_ttl_s: float, unnamed_ttl_s: float, receipt_ttl_s: float) -> None:
-        self._redis = redis
+    def __init__(
+        self,
+        redis: "Redis",
+        *,
+        named_ttl_s: float,
+        unnamed_ttl_s: float,
+        receipt_ttl_s: float,
+        commands: Pipelined | None = None,
+    ) -> None:
+        self._commands = commands or Pipelined(redis)
         self._ttls_ms = {True: int(named_ttl_s * 1000), False: int(unnamed_ttl_s * 1000)}
         self._receipt_ttl_ms = int(receipt_ttl_s * 1000)
-        self._load = redis.register_script(script("load_session"))
-        self._record = redis.register_script(script("session_parts", "record_turn"))
-        self._keep = redis.register_script(script("keep_instructions"))
+        self._load = Script(script("load_session"))
+        self._record = Script(script("session_parts", "record_turn"))
+        self._keep = Script(script("keep_instructions"))
 
     async def load(
         self, scope: Scope, session: str | None, *, chains: Sequence[str], want_index: bool, tail: int
@@ -153,27 +200,32 @@ class SessionStore:
             return None
         arguments = ["1" if session is not None else "0", "1" if want_index else "0", tail, ENTRY.size]
         with translated("reading a session"):
-            reply = await self._load(keys=keys, args=arguments)
+            reply = await self._commands.run(self._load, keys=keys, arguments=arguments)
         if not reply:
             return None
         with readable():
             return _loaded(scope, reply)
 
-    async def record(self, turn: NewTurn) -> bool:
-        """Append the turn; False when the log is no longer as long as expected: align again, then try again."""
+    async def record(self, turn: NewTurn, *, receipt: Receipt | None = None) -> bool:
+        """Append the turn; False when the log is no longer as long as expected: align again, then try again.
+
+        The receipt goes along in the same round trip, and is stored in either case.
+        """
         key, parent = turn.key, turn.parent or turn.key
-        own = [schema.session_key(kind, key) for kind in ("s", "log", "idx", "pin")]
-        source = [schema.session_key(kind, parent) for kind in ("s", "log", "idx", "pin")]
+        parts = ("s", "log", "idx", "pin")
+        own = schema.session_keys(parts, key)
         named = key.session if turn.is_named else None
         keys = [
             *own,
             schema.chain_key(key.scope, named, turn.chain),
             schema.queue_key(schema.partition_of(key.scope)),
             schema.session_key("s", SessionKey(key.scope, key.session)),
-            *source,
+            *(own if parent is key else schema.session_keys(parts, parent)),
+            *(schema.chain_key(key.scope, named, chain) for chain in turn.answers),
         ]
+        call = self._record, self._record.called(keys, self._record_arguments(turn))
         with translated("recording a turn"):
-            reply = await self._record(keys=keys, args=self._record_arguments(turn))
+            reply, *_ = await self._commands.scripts([call], *self._put(receipt))
         return bool(reply[0] != b"conflict")
 
     def _record_arguments(self, turn: NewTurn) -> list[Any]:
@@ -197,30 +249,23 @@ class SessionStore:
             turn.copied,
             "1" if turn.is_named else "0",
             turn.rewrites,
+            turn.instructions,
+            turn.pointer,
             2 * len(whose),
             *(part for item in whose.items() for part in item),
             len(facts),
             *(part for item in facts.items() for part in item),
+            len(turn.counts),
+            *(part for item in turn.counts.items() for part in item),
             len(turn.pins),
             *(part for place, pin in turn.pins.items() for part in (place, msgspec.json.encode(pin))),
             *(msgspec.json.encode(_with_id(message, turn.turn_id, at)) for at, message in enumerate(turn.messages)),
         ]
 
-    async def point_to(self, turn: NewTurn, chains: Sequence[str]) -> None:
-        """Let other chain digests stand for the log as it is after this turn. Apart from `record`, and after it."""
-        named = turn.key.session if turn.is_named else None
-        with translated("remembering an answer's id"):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for chain in chains:
-                    key = schema.chain_key(turn.key.scope, named, chain)
-                    ttl_ms = self._ttls_ms[False]
-                    pipe.execute_command("SET", key, turn.pointer, *(("PX", ttl_ms) if ttl_ms else ()))
-                await pipe.execute()
-
     async def messages(self, key: SessionKey, first: int, last: int) -> tuple[StoredMessage, ...]:
         """The messages at positions first..last of the log, both included."""
         with translated("reading messages"):
-            rows = await self._redis.lrange(schema.session_key("log", key), first, last)
+            rows = await self._commands.one("LRANGE", schema.session_key("log", key), first, last)
         with readable():
             return tuple(_MESSAGE.decode(row) for row in rows)
 
@@ -228,37 +273,48 @@ class SessionStore:
         """Remember the session's instructions, for requests that come without any."""
         keys = [schema.session_key("sys", key), schema.session_key("s", SessionKey(key.scope, key.session))]
         with translated("storing instructions"):
-            await self._keep(keys=keys, args=[raw, self._ttls_ms[is_named]])
+            await self._commands.run(self._keep, keys=keys, arguments=[raw, self._ttls_ms[is_named]])
 
     async def instructions(self, key: SessionKey) -> bytes:
         """The instructions last remembered, a JSON list of messages; empty when there are none."""
         with translated("reading instructions"):
-            return _as_bytes(await self._redis.get(schema.session_key("sys", key)))
+            return await self._commands.one("GET", schema.session_key("sys", key)) or b""
 
-    async def put_receipt(self, tenant: str, request_id: str, receipt: bytes) -> None:
-        """Store what was done to a request. Apart from `record`: its key belongs to the tenant, not to the user."""
+    async def account(self, key: SessionKey) -> Account | None:
+        """What this session's answers cost, in all its threads; None when there is no such session."""
+        with translated("reading a session's account"):
+            facts = await self._commands.one("HMGET", schema.session_key("s", key), "session", *ACCOUNT_FACTS)
+        with readable():
+            return None if facts[0] is None else Account(*(int(count or 0) for count in facts[1:]))
+
+    async def put_receipt(self, receipt: Receipt) -> None:
+        """Store what was done to a request."""
         with translated("storing a receipt"):
-            await self._redis.set(schema.receipt_key(tenant, request_id), receipt, px=self._receipt_ttl_ms)
+            checked(await self._commands.ask(self._put(receipt)))
+
+    def _put(self, receipt: Receipt | None) -> list[Command]:
+        if receipt is None:
+            return []
+        key = schema.receipt_key(receipt.tenant, receipt.request_id)
+        return [["SET", key, receipt.raw, "PX", self._receipt_ttl_ms]]
 
     async def receipt(self, tenant: str, request_id: str) -> bytes | None:
         """A request's receipt as JSON, or None."""
         with translated("reading a receipt"):
-            return _as_bytes(await self._redis.get(schema.receipt_key(tenant, request_id))) or None
+            raw: bytes | None = await self._commands.one("GET", schema.receipt_key(tenant, request_id))
+        return raw
 
     async def secret(self, proposed: bytes) -> bytes:
         """The installation's secret; `proposed` becomes it when there is none yet."""
         with translated("reading the credentials' secret"):
-            await self._redis.set(schema.SECRET_KEY, proposed, nx=True)
-            return _as_bytes(await self._redis.get(schema.SECRET_KEY)) or proposed
+            commands: list[Command] = [["SET", schema.SECRET_KEY, proposed, "NX"], ["GET", schema.SECRET_KEY]]
+            _, secret = checked(await self._commands.ask(commands))
+        return secret or proposed
 
 
 def _base(key: SessionKey) -> str:
     """What all keys of a session have in common."""
     return schema.session_key("s", key).removeprefix("mp:s:")
-
-
-def _as_bytes(value: bytes | str | None) -> bytes:
-    return value.encode() if isinstance(value, str) else value or b""
 
 
 _MESSAGE = msgspec.json.Decoder(StoredMessage)

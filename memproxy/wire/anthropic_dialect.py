@@ -30,6 +30,7 @@ class Messages:
 
     name = "messages"
     has_silent_messages = False
+    has_references = False
 
     role_of = staticmethod(messages_of.role_of)
     digest = staticmethod(messages_of.digest)
@@ -38,7 +39,7 @@ class Messages:
     countable_text = staticmethod(messages_of.countable_text)
     encode = staticmethod(raw_json.encode)
     replayable = staticmethod(messages_of.replayable)
-    restorable = staticmethod(messages_of.replayable)
+    restorable = staticmethod(messages_of.restorable)
     complete_pairs = staticmethod(messages_of.complete_pairs)
     without_calls = staticmethod(messages_of.without_calls)
     as_chat = staticmethod(messages_of.as_chat)

@@ -111,6 +111,22 @@ def replayable(message: JsonObject) -> JsonObject:
     return {"role": role, "content": message.get("content")}
 
 
+def restorable(message: JsonObject) -> JsonObject:
+    """A stored message as it may be sent again later: without marks for the provider's cache.
+
+    A request may carry four of them. The client's own newest one is enough to find what was cached before it.
+    """
+    sent = replayable(message)
+    if not any("cache_control" in block for block in blocks_of(sent)):
+        return sent
+    marked = sent["content"]
+    return {**sent, "content": [_unmarked(block) if isinstance(block, dict) else block for block in marked]}
+
+
+def _unmarked(block: JsonObject) -> JsonObject:
+    return {name: value for name, value in block.items() if name != "cache_control"}
+
+
 def without_calls(message: JsonObject) -> JsonObject | None:
     """The words of a broken-off answer: anything else of it may be cut in the middle."""
     words = [block for block in blocks_of(message) if type_of(block) == "text"]

@@ -19,6 +19,7 @@ class ChatCompletions:
 
     name = "chat"
     has_silent_messages = False
+    has_references = False
 
     digest = staticmethod(chat.digest)
     text_of = staticmethod(chat.message_text)

@@ -178,6 +178,11 @@ class Dialect(Protocol):
         """Some messages may be left out by clients that send a history again."""
         ...
 
+    @property
+    def has_references(self) -> bool:
+        """A message may stand for another one by its id."""
+        ...
+
     # Requests.
 
     def read(self, body: bytes) -> Request | None:

@@ -23,6 +23,7 @@ class Responses:
 
     name = "responses"
     has_silent_messages = True
+    has_references = True
 
     role_of = staticmethod(items_of.role_of)
     is_silent = staticmethod(items_of.is_silent)

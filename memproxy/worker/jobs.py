@@ -9,14 +9,16 @@ so it is made at once, of as many turns as there are; a model is asked about a s
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from memproxy.errors import BudgetSpentError, ModelAwayError, ModelCallError
+from memproxy.errors import BudgetSpentError, ModelAwayError, ModelCallError, StoreUnfitError
 from memproxy.extraction.extract import Extractor
 from memproxy.records import SessionKey, Turn
 from memproxy.storage.queue import Address, Claimed, Stage
 from memproxy.worker.lanes import Rules
+from memproxy.worker.outage import Observe, observe_nothing
 
 INDEX_RULES = Rules(turns=32, size=250_000, lanes=32)
 """The vectors of all these turns are made in one go, and stored in one round trip."""
@@ -47,19 +49,32 @@ def lane_of(turn: Turn) -> Hashable:
 
 
 def jobs(
-    extractor: Extractor, *, learn_rules: Rules, now: Callable[[], datetime], on_persisted: OnPersisted | None = None
+    extractor: Extractor,
+    *,
+    learn_rules: Rules,
+    now: Callable[[], datetime],
+    on_persisted: OnPersisted | None = None,
+    observe: Observe = observe_nothing,
 ) -> tuple[Job, ...]:
-    """The stages in order; each wants a worker of its own."""
+    """The stages in order; each wants a worker of its own. `observe` is told how many memories were new."""
 
     async def index(turns: Sequence[Turn]) -> int:
-        await extractor.index(turns)
+        with suppress(StoreUnfitError):  # nothing can be kept there, today or later
+            await keep(turns)
+        return 0
+
+    async def keep(turns: Sequence[Turn]) -> None:
+        observe(f"{Stage.INDEX}.memories", await extractor.index(turns))
         for turn in turns:
             if turn.memories and on_persisted is not None:
                 await on_persisted(turn, now())
-        return 0
 
     async def learn(turns: Sequence[Turn]) -> int:
-        learned = await extractor.learn(turns)
+        try:
+            learned = await extractor.learn(turns)
+        except StoreUnfitError:
+            return 0  # as above; the session can be summarised all the same
+        observe(f"{Stage.LEARN}.memories", learned.new)
         return learned.tokens
 
     async def summarise(turns: Sequence[Turn]) -> int:

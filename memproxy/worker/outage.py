@@ -12,7 +12,8 @@ DELAYS_S = (0.1, 5.0)
 
 Observe = Callable[[str, float], None]
 """Takes a name and a number to count by: the stage's `.done` and `.dead` (turns), `.retried` and `.split` (batches),
-`.dead_dropped`, `.store_away`, `.model_away`, `.tokens`, and `.seconds` (of attempts that succeeded): `learn.done`.
+`.dead_dropped`, `.store_away`, `.model_away`, `.tokens`, `.memories` (new ones), and `.seconds` (of attempts that
+succeeded): `learn.done`.
 """
 
 

@@ -17,6 +17,7 @@ from memproxy.worker.jobs import Patience, jobs
 from memproxy.worker.lanes import Rules
 from memproxy.worker.outage import Observe
 from memproxy.worker.runner import Limits, Worker
+from memproxy.worker.traced_jobs import traced
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def _workers(services: Services, observe: Observe) -> dict[Stage, Worker]:
         job.stage: Worker(
             services.queues[job.stage],
             services.queues[job.stage].leases_of(name, ttl_s=settings.worker_lease_s),
-            job,
+            traced(job, services.metrics.traces),
             patience=patience,
             limits=limits,
             observe=observe,
@@ -79,6 +80,7 @@ def _workers(services: Services, observe: Observe) -> dict[Stage, Worker]:
             learn_rules=learn_rules,
             now=services.clock.now,
             on_persisted=services.on_persisted,
+            observe=observe,
         )
     }
 

@@ -169,8 +169,8 @@ async def test_a_resent_conversation_is_one_session_without_any_name(serve: Serv
         for question in QUESTIONS:
             await agent.ask(question)
         await served.settled()
-        logs = await served.instance.services.sessions._redis.keys("mp:log:*")
-        facts = await served.instance.services.sessions._redis.keys("mp:s:*")
+        logs = await served.instance.services.session_data._redis.keys("mp:log:*")
+        facts = await served.instance.services.session_data._redis.keys("mp:s:*")
     assert (len(logs), len(facts)) == (1, 1)
     assert agent.executed == ["search_orders"]
 
@@ -183,6 +183,6 @@ async def test_a_chained_conversation_is_one_session_without_any_name(serve: Ser
         for question in QUESTIONS:
             await agent.ask(question)
         await served.settled()
-        logs = await served.instance.services.sessions._redis.keys("mp:log:*")
+        logs = await served.instance.services.session_data._redis.keys("mp:log:*")
     assert len(logs) == 1
     assert agent.executed == ["search_orders"]

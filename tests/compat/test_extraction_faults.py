@@ -1,4 +1,4 @@
-"""Learning under faults, with real processes: a small run of `python -m bench.extraction_faults`."""
+"""Learning under faults, with real processes: a small run of `python -m bench extraction-faults`."""
 
 import pytest
 

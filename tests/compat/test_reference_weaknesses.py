@@ -384,7 +384,7 @@ async def test_18_a_summary_view_leaves_nothing_behind(serve: Serve) -> None:
     async with serve(lambda _: Reply(text='{"summary": "Likes tea."}'), **MODEL) as served, http_of(served) as http:
 
         async def summaries() -> int:
-            store = served.instance.services.sessions._redis
+            store = served.instance.services.session_data._redis
             return len([key async for key in store.scan_iter("mp:part:*")])
 
         await create(http, {"text": "Likes tea", "user_id": "alice"})

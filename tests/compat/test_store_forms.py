@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as blocking_redis
 from redis.asyncio import Redis
 
 from memproxy.demo.scripted_model import ScriptedModel
+from memproxy.errors import StoreUnfitError
 from memproxy.server import running
 from memproxy.settings import settings_without_environment
 from memproxy.sockets import listening_socket
@@ -35,12 +37,12 @@ RIGHTS = (
 
 
 @asynccontextmanager
-async def serving(redis_url: str) -> AsyncIterator[Served]:
+async def serving(redis_url: str, **more: Any) -> AsyncIterator[Served]:
     """A memproxy on this store, before a scripted model."""
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(ScriptedModel().serve())
         listening = stack.enter_context(listening_socket("127.0.0.1", 0))
-        given = {"redis_url": redis_url, "upstream_base_url": upstream.base_url, "recall_deadline_s": 5}
+        given = {"redis_url": redis_url, "upstream_base_url": upstream.base_url, "recall_deadline_s": 5, **more}
         instance = await stack.enter_async_context(running(settings_without_environment(given), sockets=[listening]))
         yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", upstream.model, instance)
 
@@ -85,6 +87,69 @@ async def test_tls_that_nobody_vouches_for_is_no_store(tmp_path: Path) -> None:
             serving(f"rediss://127.0.0.1:{tls_port}/0") as served,
         ):
             assert "session" in await say(served, "hello")
+
+
+async def test_a_socket_and_a_login_apart_from_the_address(tmp_path: Path) -> None:
+    """A Redis on the same machine needs no port; a password may hold any characters, and lie in a secret of its own."""
+    options = ("--unixsocket", str(tmp_path / "s.sock"), "--user", "app", "on", ">p@ss:w/rd%", "~*", "&*", "+@all")
+    with store_process(tmp_path / "store", *options):
+        login = {"redis_username": "app", "redis_password": "p@ss:w/rd%"}
+        async with serving(f"unix://{tmp_path / 's.sock'}", **login) as served:
+            await remembers(served)
+
+
+async def test_a_store_that_is_still_loading_is_waited_for(tmp_path: Path) -> None:
+    """After a restart a large store reads its file for minutes: agents go on without memory, and then have it again."""
+    with store_process(tmp_path, *DURABLE) as (port, process), blocking_redis.Redis(port=port) as operator:
+        async with serving(f"redis://127.0.0.1:{port}") as served:
+            await say(served, "number 0")
+            await served.settled()
+        _fill(operator)
+        operator.execute_command("WAITAOF", 1, 0, 5_000)
+        process.kill()
+        process.wait()
+    slowly = ("--key-load-delay", "300")
+    with store_process(tmp_path, *DURABLE, *slowly, port=port) as (port, _):
+        assert _is_loading(port)
+        async with serving(f"redis://127.0.0.1:{port}") as served:
+            assert "session" in await say(served, "number 1")
+            assert _is_loading(port)
+            with blocking_redis.Redis(port=port) as operator:
+                operator.config_set("key-load-delay", "0")
+            await until(lambda: _is_loaded(port))
+            await served.settled()
+            assert await say(served, "the last") == ""
+        sent = str(served.model.requests[-1].body)
+        assert all(f"number {number}" in sent for number in range(2))
+
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+def _fill(operator: "blocking_redis.Redis") -> None:
+    """Something to load for a while; a server that loads looks at its connections after each thousand commands."""
+    for at in range(0, 40_000, 1_000):
+        pipe = operator.pipeline(transaction=False)
+        for number in range(at, at + 1_000):
+            pipe.set(f"filler:{number}", "x")
+        pipe.execute()
+
+
+def _is_loading(port: int) -> bool:
+    with blocking_redis.Redis(port=port) as operator:
+        return bool(operator.info("persistence")["loading"])
+
+
+async def _is_loaded(port: int) -> bool:
+    return not await asyncio.to_thread(_is_loading, port)
+
+
+async def test_what_is_no_redis_is_told_at_start() -> None:
+    """The reason is the address, so nobody goes looking for modules."""
+    async with ScriptedModel().serve() as other:
+        with pytest.raises(StoreUnfitError, match="no Redis"):
+            async with serving(f"redis://127.0.0.1:{other.port}"):
+                pass
 
 
 async def test_a_fail_over_under_traffic_costs_no_request(tmp_path: Path) -> None:

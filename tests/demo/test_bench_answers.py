@@ -1,6 +1,7 @@
 """The answers of the bench have the sizes that its figures are quoted for."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -38,3 +39,31 @@ def test_a_stream_has_fifty_events(model: str) -> None:
 def test_other_requests_are_left_to_the_script(raw_body: bytes) -> None:
     """A word in the prompt does not make a bench."""
     assert BenchAnswers().find(raw_body) is None
+
+
+def test_a_look_up_comes_before_each_answer() -> None:
+    """The bench of repeated tool calls needs the very same call for each question, under an id of its own."""
+    find = BenchAnswers().find
+    asked: dict[str, Any] = {"model": "bench-lookup", "messages": [{"role": "user", "content": "Where is it?"}]}
+    calls = []
+    for number in range(3):
+        answer = find(json.dumps(asked).encode())
+        assert answer is not None
+        (call,) = json.loads(answer.pieces[0])["choices"][0]["message"]["tool_calls"]
+        calls.append(call)
+        asked["messages"] += [{"role": "tool", "tool_call_id": call["id"], "content": "[]"}]
+        answer = find(json.dumps(asked).encode())
+        assert answer is not None
+        assert json.loads(answer.pieces[0])["choices"][0]["finish_reason"] == "stop"
+        asked["messages"] += [{"role": "assistant", "content": "There."}, {"role": "user", "content": f"And {number}?"}]
+    assert len({call["id"] for call in calls}) == 3
+    assert len({json.dumps(call["function"]) for call in calls}) == 1
+
+
+def test_a_look_up_is_streamed_too() -> None:
+    """Agents that stream are answered inside as well."""
+    answer = BenchAnswers().find(b'{"model":"bench-lookup","stream":true,"messages":[{"role":"user"}]}')
+    assert answer is not None
+    events = parse_stream(answer.pieces)
+    assert b"search_orders" in b"".join(answer.pieces)
+    assert len(events) == len(answer.pieces) > 3

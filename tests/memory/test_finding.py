@@ -293,6 +293,23 @@ async def test_a_text_that_says_nothing_finds_nothing(store: LongTermStore, mode
     assert ids(by_words) == ([] if mode is SearchMode.SEMANTIC else ["order"])
 
 
+async def test_without_a_mode_what_stands_in_a_good_sitting_rises(memory: LongTermMemory) -> None:
+    """As for the proxy; and pages fit together all the same."""
+    said = [
+        fact("trip 1", "In Bergen we took the boat to the fjord", session="trip"),
+        fact("trip 2", "Bergen was wet, and the boat late", session="trip"),
+        fact("trip 3", "The boat had the best waffles", session="trip"),
+        fact("fair", "The boat fair has the best stands", session="fair"),
+    ]
+    await memory.remember(said)
+    query = Query("How was the boat in Bergen?", None, where=Filter(of_scope(ALICE)))
+    whole = (await memory.find("tenant", query)).memories
+    assert ids(whole)[2:] == ["trip 3", "fair"]
+    assert ids(whole) == [one.record.id for one in await memory.search(ALICE, query.text or "", limit=4)]
+    pages = [(await memory.find("tenant", replace(query, limit=1, offset=at))).memories[0] for at in range(4)]
+    assert [(one.record.id, one.score) for one in pages] == [(one.record.id, one.score) for one in whole]
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_search_stays_within_its_filter_and_tenant(memory: LongTermMemory, mode: SearchMode | None) -> None:
     """The one thing that must never fail; without a user it sees the whole tenant, and no other."""

@@ -19,7 +19,7 @@ from memproxy.memory.long_term import LongTermMemory
 from memproxy.memory.ranking import Floor
 from memproxy.records import MemoryRecord, MemoryType, Scope
 from memproxy.storage.long_term import LongTermStore
-from memproxy.storage.memory_documents import FoundMemory, IndexedMemory
+from memproxy.storage.memory_documents import FoundMemory, IndexedMemory, UnreadMemory
 from memproxy.storage.memory_filter import Filter, TagField, any_of, none_of, of_scope
 from memproxy.storage.schema import digest_of, memory_key
 
@@ -109,6 +109,29 @@ async def test_a_lower_floor_tells_more(redis: Redis, embedder: LocalEmbedder) -
     assert await texts(memory, "What laptop should I buy?") == ["Alice likes hiking"]
 
 
+async def test_what_was_said_in_the_same_sitting_comes_before_what_was_not(memory: LongTermMemory) -> None:
+    """The question is about that afternoon."""
+    said = {
+        "trip 1": ("In Bergen we took the boat to the fjord", "trip"),
+        "trip 2": ("Bergen was wet, and the boat late", "trip"),
+        "trip 3": ("The boat had the best waffles", "trip"),
+        "fair": ("The boat fair has the best stands", "fair"),
+    }
+    await memory.remember(
+        [MemoryRecord(name, ALICE, text, MemoryType.MESSAGE, NOON, session=at) for name, (text, at) in said.items()]
+    )
+    found = await memory.search(ALICE, "How was the boat in Bergen?", limit=4)
+    assert [one.record.id for one in found][2:] == ["trip 3", "fair"]
+
+
+async def test_a_question_about_somebody_unknown_is_told_nothing(memory: LongTermMemory) -> None:
+    """Alice's days at the beach are no answer to where Melanie goes; a name is told by its capital."""
+    await memory.remember([fact(f"Alice took the kids to the beach on holiday {number}") for number in range(300)])
+    assert await texts(memory, "When did Alice go to the beach?") != []
+    assert await texts(memory, "When did Melanie go to the beach?") == []
+    assert await texts(memory, "When did we all go to the beach?") != []
+
+
 async def test_the_words_before_a_message_help_to_find_it(memory: LongTermMemory) -> None:
     """ "Yes, the blue one" is found by what was asked before."""
     record = MemoryRecord(
@@ -150,11 +173,9 @@ async def test_a_memory_deleted_meanwhile_is_not_told(redis: Redis, embedder: Lo
 
     class Forgetful(LongTermStore):
         @override
-        async def fetch(
-            self, keys: Sequence[str], *, with_vectors: bool = False, only_readable: bool = False
-        ) -> dict[str, FoundMemory]:
+        async def unread(self, keys: Sequence[str]) -> dict[str, UnreadMemory]:
             await self.delete(ALICE, ["green tea"])
-            return await super().fetch(keys, with_vectors=with_vectors, only_readable=only_readable)
+            return await super().unread(keys)
 
     store = Forgetful(redis, model=embedder.name, dims=embedder.dims)
     await store.ensure_index()

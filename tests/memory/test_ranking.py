@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memproxy.memory.ranking import Floor, Fused, blend, coverage, fuse, newer_first, relevance, with_recency
+from memproxy.memory.ranking import (
+    NAME_WEIGHT,
+    Floor,
+    Fused,
+    blend,
+    by_sitting,
+    coverage,
+    fuse,
+    newer_first,
+    question_weights,
+    relevance,
+    with_recency,
+)
 from memproxy.memory.search import Recency
 from memproxy.records import MemoryRecord, MemoryType, Scope, ScoredMemory
 
@@ -65,6 +77,45 @@ def test_scores_stay_between_0_and_1_and_fall(
     assert all(0 <= candidate.text_score <= 1 + 1e-9 for candidate in fused)
 
 
+def found(key: str, score: float) -> Fused:
+    return Fused(key, score, score, 0.0)
+
+
+def test_what_was_said_in_a_sitting_of_several_hits_rises() -> None:
+    """People stay with a subject: what stands beside two good hits is likelier meant than what stands alone."""
+    fused = [found("a", 1.0), found("b", 0.5), found("c", 0.48), found("d", 0.4)]
+    risen = by_sitting(fused, {"a": "monday", "b": "friday", "c": "monday", "d": None}, limit=4)
+    assert [candidate.key for candidate in risen] == ["a", "c", "b", "d"]
+    assert risen[-1] == fused[-1]
+    assert risen[0].score == pytest.approx(1.0)
+
+
+def test_without_sittings_nothing_moves() -> None:
+    """Facts that code stored may belong to none."""
+    fused = [found("a", 0.9), found("b", 0.5)]
+    assert by_sitting(fused, {"a": None}, limit=5) == fused
+    assert by_sitting(fused, {}, limit=1) == fused[:1]
+    assert by_sitting([], {}, limit=5) == []
+
+
+@given(LISTS, st.dictionaries(st.text(max_size=2), st.sampled_from(["x", "y", None])))
+def test_risen_scores_stay_between_0_and_1_and_fall(text: dict[str, float], sittings: dict[str, str | None]) -> None:
+    """Nothing is lost or lowered on the way."""
+    fused = fuse(text, {}, limit=50)
+    risen = by_sitting(fused, sittings, limit=50)
+    before = {candidate.key: candidate.score for candidate in fused}
+    assert {candidate.key for candidate in risen} == before.keys()
+    assert all(before[each.key] - 1e-9 <= each.score <= 1 + 1e-9 for each in risen)
+    assert [each.score for each in risen] == sorted((each.score for each in risen), reverse=True)
+
+
+def test_a_name_counts_twice() -> None:
+    """Who asks what Melanie painted is not answered by somebody else's paintings."""
+    weights = question_weights(["melani", "paint"], {"melani"}, lambda _: 1.0)
+    assert weights == {"melani": NAME_WEIGHT, "paint": 1.0}
+    assert coverage(weights, {"paint"}) == pytest.approx(1 / 3)
+
+
 def test_coverage_is_the_weighted_share_of_the_question() -> None:
     """ "want" says less than "penicillin"."""
     weights = {"want": 0.4, "penicillin": 1.6}
@@ -106,6 +157,43 @@ def test_a_raw_message_needs_more_than_an_extracted_fact() -> None:
     floor = Floor()
     assert floor.threshold(3, MemoryType.MESSAGE) == floor.few_messages > floor.threshold(3, MemoryType.EPISODIC)
     assert floor.threshold(9_999, MemoryType.MESSAGE) == floor.most
+
+
+def judged(*relevances: float) -> dict[str, tuple[float, MemoryType]]:
+    return {str(number): (has, MemoryType.MESSAGE) for number, has in enumerate(relevances)}
+
+
+def test_nothing_passes_where_the_best_does_not() -> None:
+    """The best of what is all beside the point is beside the point."""
+    floor = Floor()
+    assert floor.passed(judged(0.79, 0.7, 0.5), candidates=600) == []
+    assert floor.passed({}, candidates=600) == []
+
+
+def test_a_sure_hit_lets_weaker_ones_pass_behind_it() -> None:
+    """The question is about what is known; an answer may share few words with it."""
+    floor = Floor()
+    assert floor.passed(judged(0.8, 0.7, 0.5, 0.3), candidates=600) == ["0"]
+    assert floor.passed(judged(0.5, 0.9, 0.65, 0.3), candidates=600) == ["1", "2"]
+    assert floor.passed(judged(1.2, 0.7, 0.45, 0.39), candidates=600) == ["0", "1", "2"]
+
+
+def test_a_sure_fact_helps_messages_and_the_other_way_round() -> None:
+    """They are about the same life; yet a message still needs what a message needs."""
+    floor = Floor()
+    mixed = {"fact": (0.9, MemoryType.SEMANTIC), "near": (0.45, MemoryType.MESSAGE), "far": (0.3, MemoryType.MESSAGE)}
+    assert floor.passed(mixed, candidates=3) == ["fact", "near"]
+
+
+@given(st.lists(st.floats(0, 2), max_size=20), st.integers(0, 10_000), st.sampled_from(MemoryType))
+def test_who_passes_is_as_good_as_the_worst_that_does(
+    relevances: list[float], candidates: int, kind: MemoryType
+) -> None:
+    """Two steps, but no memory is told before a better one of its kind."""
+    given_ = {str(number): (has, kind) for number, has in enumerate(relevances)}
+    passed = Floor().passed(given_, candidates=candidates)
+    worst = min((given_[key][0] for key in passed), default=3.0)
+    assert all(has < worst for key, (has, _) in given_.items() if key not in passed)
 
 
 def test_the_newer_of_two_equally_good_goes_first() -> None:

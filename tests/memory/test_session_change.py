@@ -94,7 +94,7 @@ def test_a_time_to_live_and_a_strategy_are_set_and_taken_back() -> None:
 def test_what_moves_keeps_what_the_index_says_of_it() -> None:
     """Messages of other formats are told apart by it: thoughts, calls, results."""
     document = document_of(TALK)
-    thought = replace(document.index[1], flags=33)
+    thought = document.index[1]._replace(flags=33)
     document = replace(document, index=(document.index[0], thought, document.index[2]))
     after = planned(document, Wish(messages=same(document)[1:]), read(document)).after
     assert after.index == (thought, document.index[2])

@@ -12,7 +12,7 @@ from memproxy.memory.tool_outcome import is_cacheable_result
 from memproxy.memory.tool_policy import ToolPolicy, parse_policy
 from memproxy.memory.tool_report import ReplayedCall, replay, table
 from memproxy.records import JsonObject
-from tests.fakes.shared_data import FOLDER, trajectories
+from tests.fakes.shared_data import tool_kinds, trajectories
 
 USER: JsonObject = {"role": "user", "content": "hi"}
 
@@ -115,16 +115,11 @@ def test_the_table_adds_up() -> None:
 # ---- real agents -----------------------------------------------------------------------------------------------------
 
 
-def marks() -> dict[str, str]:
-    """read, write or generic, by tool, as the makers of the trajectories mark them."""
-    found: dict[str, str] = json.loads((FOLDER / "tool_kinds.json").read_text("utf-8"))
-    return found
-
-
 def exact_policy() -> ToolPolicy:
     """The makers' own marks, as an operator would write them down."""
+    kinds = tool_kinds()
     by_mark = {
-        mark: tuple(name for name, given in marks().items() if given == mark) for mark in ("read", "write", "generic")
+        mark: tuple(name for name, given in kinds.items() if given == mark) for mark in ("read", "write", "generic")
     }
     return ToolPolicy(allow=by_mark["read"], deny=by_mark["write"], helpers=by_mark["generic"])
 
@@ -153,7 +148,7 @@ def test_with_exact_marks_every_possible_answer_is_given() -> None:
 
 def possible_answers(messages: Sequence[JsonObject]) -> list[object]:
     """For each call what it may be answered with, worked out apart from the code under test."""
-    kinds, known, answers = marks(), dict[tuple[str, str], object](), list[object]()
+    kinds, known, answers = tool_kinds(), dict[tuple[str, str], object](), list[object]()
     for position, message in enumerate(messages):
         calls = message.get("tool_calls") or []
         results = [later["content"] for later in messages[position + 1 : position + 1 + len(calls)]]
@@ -184,7 +179,7 @@ def test_names_never_make_a_write_a_read() -> None:
     """Of 69 tools of others, none that changes something is answered or taken for a helper."""
     trajectories()  # skips where the marks are absent
     policy = ToolPolicy()
-    taken = {name: policy.kind_of(name, None) for name, mark in marks().items() if mark == "write"}
+    taken = {name: policy.kind_of(name, None) for name, mark in tool_kinds().items() if mark == "write"}
     assert not [name for name, kind in taken.items() if not kind.clears]
 
 
@@ -192,7 +187,7 @@ def test_names_never_make_a_write_a_read() -> None:
 def test_without_clearing_answers_would_be_wrong(policy: str) -> None:
     """Why every call that is not known to be harmless clears."""
     given = exact_policy() if policy == "exact" else ToolPolicy()
-    writes = tuple(name for name in marks() if given.kind_of(name, None).clears) if trajectories() else ()
+    writes = tuple(name for name in tool_kinds() if given.kind_of(name, None).clears) if trajectories() else ()
     careless = replace(given, deny=(), helpers=(*given.helpers, *writes))
     answered = [call for call in measured(careless) if call.answer is not None]
     assert sum(call.is_wrong for call in answered) > 0.1 * len(answered)

@@ -565,7 +565,7 @@ def test_a_chained_message_may_leave_the_conversation_earlier() -> None:
 
 def notes(words: str) -> list[Entry]:
     """`n:` is a message that code wrote; the rest as ever."""
-    return [replace(message.entry, is_written=message.role == "n") for message in said(words)]
+    return [message.entry._replace(is_written=message.role == "n") for message in said(words)]
 
 
 @pytest.mark.parametrize(
@@ -615,5 +615,5 @@ def test_a_conversation_goes_on_around_whatever_code_writes_into_it(data: st.Dat
         for number in range(data.draw(st.integers(0, 2))):
             place = data.draw(st.integers(0, len(log)))
             role = data.draw(st.sampled_from("ua"))
-            log.insert(place, replace(Said(role, f"n{turn}{number}").entry, is_written=True))
+            log.insert(place, Said(role, f"n{turn}{number}").entry._replace(is_written=True))
     assert [entry for entry in log if not entry.is_written] == sent

@@ -33,7 +33,7 @@ from memproxy.records import (
 from memproxy.storage.tool_counts import ToolCounts
 from memproxy.storage.tool_results import Lessons, ToolResultStore
 from memproxy.storage.working import LoadedSession
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.metrics import Metrics
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
 
 SCOPE = Scope("tenant", "ann")

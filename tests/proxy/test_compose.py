@@ -20,11 +20,8 @@ from memproxy.proxy.compose import (
     Cut,
     Placement,
     compose,
-    cut_note,
-    identifiers_in,
     memory_block,
     message_without_blocks,
-    pieces_for,
     without_blocks,
 )
 from memproxy.proxy.conversation import entry_of, read_conversation
@@ -89,7 +86,7 @@ def composed(
 ) -> bytes:
     """The bytes for a request to a session with this log, its missing messages restored as `assemble` does it."""
     alignment, cut = aligned(log, asked), cut or Cut()
-    first = min(cut.position, alignment.head)
+    first = min(cut.first, alignment.head)
     return compose(
         asked,
         alignment,
@@ -165,18 +162,13 @@ FORGERIES = [
 @pytest.mark.parametrize("text", FORGERIES)
 def test_no_memory_breaks_out_of_its_block(text: str) -> None:
     """What somebody once said can't speak with another voice later."""
-    for made in (
-        (block(text, "good") or Pin()).block,
-        cut_note(CHAT_COMPLETIONS, [user(f"find {text}")], "find", summary=text, max_tokens=500),
-    ):
-        lines = made.splitlines()
-        assert made.count("<memproxy-") == 1
-        assert made.lower().count("memproxy-memory>") + made.lower().count("memproxy-earlier>") >= 1
-        assert [line for line in lines[1:-1] if "<memproxy" in line.lower().replace(" ", "").replace("</", "<")] == []
-        assert all(line.startswith(("- ", "Summary: ", "Identifiers ")) for line in lines[1:-1])
-        assert "\n" not in lines[1]
-        assert len(lines) <= 4
-        assert without_blocks(f"{made}\n\nwords") == "words"
+    made = (block(text, "good") or Pin()).block
+    lines = made.splitlines()
+    assert made.count("<memproxy-") == 1
+    assert [line for line in lines[1:-1] if "<memproxy" in line.lower().replace(" ", "").replace("</", "<")] == []
+    assert all(line.startswith("- ") for line in lines[1:-1])
+    assert len(lines) == 4
+    assert without_blocks(f"{made}\n\nwords") == "words"
 
 
 @quick
@@ -207,7 +199,6 @@ def test_stripping_blocks_takes_no_longer_than_reading() -> None:
     """A message full of opening tags, or of anything else, can't hold up the proxy."""
     assert without_blocks("<memproxy-memory>" * 200_000) == "<memproxy-memory>" * 200_000
     assert without_blocks("<memproxy-memory" * 200_000 + "</memproxy-memory>") == ""
-    assert identifiers_in(["#" * 2_000_000, "-/" * 1_000_000], max_tokens=10) == []
 
 
 def test_blocks_come_off_messages_of_parts() -> None:
@@ -218,65 +209,6 @@ def test_blocks_come_off_messages_of_parts() -> None:
     assert message_without_blocks(CHAT_COMPLETIONS, echoed) == user([{"type": "text", "text": "words"}, image])
     untouched = user([{"type": "text", "text": "words"}, image])
     assert message_without_blocks(CHAT_COMPLETIONS, untouched) is untouched
-
-
-# What stands for what was cut
-
-
-def test_identifiers_are_found_newest_first() -> None:
-    """Order numbers and ids are what later tool calls need; they survive when the words around them go."""
-    old, new = "order A-1042, ref #88231 (user_77), 2025 plain 12 ab1", "tracking DHL.99/x7; order A-1042"
-    assert identifiers_in([old, new], max_tokens=100) == ["DHL.99/x7", "A-1042", "#88231", "user_77"]
-    assert identifiers_in([old], max_tokens=8) == ["A-1042"]
-    assert identifiers_in([], max_tokens=100) == []
-
-
-def test_a_long_address_does_not_crowd_out_the_identifiers() -> None:
-    """Encoded data or a path in a tool result is no identifier; those beside it are still told."""
-    noise = "https://example.com/" + "a1b2c3/" * 100
-    assert identifiers_in(["order A-1042", noise], max_tokens=50) == ["A-1042"]
-
-
-def test_pieces_share_words_with_the_question_and_keep_their_order() -> None:
-    """What was cut is not gone: the lines that the newest message is about come back."""
-    said = [user("my laptop is silver\nthe weather is fine"), answer("a silver laptop ships on Monday"), user("thanks")]
-    assert pieces_for(CHAT_COMPLETIONS, "when will the laptop ship, silver one?", said, max_tokens=100) == [
-        "user: my laptop is silver",
-        "user: the weather is fine",
-        "assistant: a silver laptop ships on Monday",
-    ]
-    assert pieces_for(CHAT_COMPLETIONS, "silver laptop", said, max_tokens=12) == [
-        "assistant: a silver laptop ships on Monday"
-    ]
-    assert pieces_for(CHAT_COMPLETIONS, "nothing of it", said, max_tokens=100) == []
-    assert pieces_for(CHAT_COMPLETIONS, "", said, max_tokens=100) == []
-
-
-@pytest.mark.parametrize("max_tokens", [0, 40, 100, 300, 1_000])
-def test_a_long_summary_leaves_room_for_the_rest_of_the_note(max_tokens: int) -> None:
-    """In a small window the note must not take what the conversation needs."""
-    dropped = [user(f"Please find order LX-{number}.") for number in range(4_000, 4_050)]
-    note = cut_note(
-        CHAT_COMPLETIONS, dropped, "order?", summary="The order was found and sent. " * 100, max_tokens=max_tokens
-    )
-    assert estimate_tokens(note) <= max(max_tokens, 0)
-    assert ("Summary: The order" in note) is (max_tokens >= 100)
-    assert ("LX-4049" in note) is (max_tokens >= 100)
-
-
-def test_the_note_tells_summary_identifiers_and_pieces() -> None:
-    """One block says that something was left out, and what it was."""
-    dropped = [user("my order is A-1042"), answer("", "call_9x7y2")]
-    note = cut_note(CHAT_COMPLETIONS, dropped, "order?", summary="They\nordered.", max_tokens=500)
-    assert note.splitlines() == [
-        CUT_OPENING,
-        "Summary: They ordered.",
-        "Identifiers mentioned, newest first: A-1042",
-        "- user: my order is A-1042",
-        CUT_CLOSING,
-    ]
-    assert cut_note(CHAT_COMPLETIONS, [user("hi")], "what?", summary="", max_tokens=500) == ""
-    assert cut_note(CHAT_COMPLETIONS, [], "what?", summary="", max_tokens=500) == ""
 
 
 # The request
@@ -338,10 +270,35 @@ def test_old_and_new_blocks_stand_in_one_message() -> None:
     pin, note = block("likes tea") or Pin(), f"{CUT_OPENING}\nx\n{CUT_CLOSING}"
     log = [user("hi"), answer("hello"), user("more"), answer("well")]
     for asked in (request(*log, user("on")), request(user("on"))):
-        body = composed(asked, log, pins={2: pin}, cut=Cut(2, note))
+        body = composed(asked, log, pins={2: pin}, cut=Cut(2, note, user=2))
         assert texts(body) == [f"{note}\n\n{pin.block}\n\nmore", "well", "on"]
-    assert texts(composed(request(user("on")), log, cut=Cut(4, note))) == [f"{note}\n\non"]
-    assert texts(composed(request(*log, user("on")), log, cut=Cut(2))) == ["more", "well", "on"]
+    assert texts(composed(request(user("on")), log, cut=Cut(4, note, user=4))) == [f"{note}\n\non"]
+    assert texts(composed(request(*log, user("on")), log, cut=Cut(2, user=2))) == ["more", "well", "on"]
+
+
+@pytest.mark.parametrize("resends", [True, False])
+def test_a_turn_that_is_cut_inside_keeps_the_words_that_opened_it(resends: bool) -> None:
+    """In the middle of a long task the agent still knows what it was asked, and what it found so far."""
+    pin, note = block("likes tea") or Pin(), f"{CUT_OPENING}\nx\n{CUT_CLOSING}"
+    task = [user("find it"), answer(None, "a"), result("a"), answer(None, "b"), result("b"), answer(None, "c")]
+    log = [user("hi"), answer("hello"), *task]
+    asked = request(*log, result("c")) if resends else request(result("c"))
+    body = composed(asked, log, pins={0: pin, 2: pin}, cut=Cut(5, note, user=2))
+    assert sent(body) == [user(f"{note}\n\n{pin.block}\n\nfind it"), *log[5:], result("c")]
+
+
+@pytest.mark.parametrize("resends", [True, False])
+def test_where_nobody_spoke_the_note_is_a_message_of_its_own(resends: bool) -> None:
+    """An agent that works from its instructions alone is told of what it did, and its prompt begins with words."""
+    note = f"{CUT_OPENING}\nx\n{CUT_CLOSING}"
+    log = [answer(None, "a"), result("a"), answer(None, "b"), result("b"), answer(None, "c")]
+    system = {"role": "system", "content": "s"}
+    asked = request(system, *log, result("c")) if resends else request(system, result("c"))
+    before = sent(composed(asked, log, cut=Cut(2, note)))
+    assert before == [system, user(note), *log[2:], result("c")]
+    more = [*log, result("c"), answer("done")]
+    asked = request(system, *more, user("thanks")) if resends else request(system, user("thanks"))
+    assert sent(composed(asked, more, cut=Cut(2, note))) == [*before, answer("done"), user("thanks")], "it stays there"
 
 
 def test_an_edited_message_does_not_carry_the_old_ones_block() -> None:
@@ -392,7 +349,8 @@ def test_between_two_cuts_the_prompt_only_grows() -> None:
     cut, before, changes = Cut(), list[bytes](), 0
     for turn in range(40):
         if turn and turn % 10 == 0:
-            cut, before, changes = Cut(len(log) - 8, f"{CUT_OPENING}\nup to {turn}\n{CUT_CLOSING}"), [], changes + 1
+            note = f"{CUT_OPENING}\nup to {turn}\n{CUT_CLOSING}"
+            cut, before, changes = Cut(len(log) - 8, note, user=len(log) - 8), [], changes + 1
         messages = raw_sent(composed(request(*log, user(f"question {turn}")), log, cut=cut))
         assert messages[: len(before)] == before
         before = messages
@@ -408,8 +366,8 @@ def test_real_trajectories_go_out_well_formed_however_they_are_cut_and_sent() ->
         for newest in starts[-2:]:
             for cut in [start for start in starts[::3] if start <= newest]:
                 head, newest_one = log[:newest], log[newest]
-                whole = sent(composed(request(*head, newest_one), head, cut=Cut(cut, "note")))
-                newest_only = sent(composed(request(newest_one), head, cut=Cut(cut, "note")))
+                whole = sent(composed(request(*head, newest_one), head, cut=Cut(cut, "note", user=cut)))
+                newest_only = sent(composed(request(newest_one), head, cut=Cut(cut, "note", user=cut)))
                 assert [chat.digest(message) for message in whole] == [chat.digest(message) for message in newest_only]
                 assert chat.complete_pairs(whole) == whole
                 assert len(whole) == newest + 1 - cut

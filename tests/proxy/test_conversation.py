@@ -1,11 +1,16 @@
 """Conversations as digests: recognised when they are sent again, told apart where they part."""
 
 import json
+from dataclasses import replace
 from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memproxy.proxy.align import Entry
 from memproxy.proxy.conversation import (
     Conversation,
+    Histories,
     entry_of,
     extend,
     flags_of,
@@ -16,6 +21,7 @@ from memproxy.records import JsonObject
 from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, RESULT, USER, IndexEntry
 from memproxy.wire import chat_completions as chat
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
+from memproxy.wire.dialect import Request
 
 
 def said(words: str) -> JsonObject:
@@ -91,3 +97,51 @@ def test_an_index_entry_says_what_alignment_needs() -> None:
     assert flags_of(CHAT_COMPLETIONS, said("a:x"), is_partial=True) == ANSWER | PARTIAL
     assert flags_of(CHAT_COMPLETIONS, said("u:x"), is_partial=False) == USER
     assert flags_of(CHAT_COMPLETIONS, said("t:x"), is_partial=False) == RESULT
+
+
+words_of_a_talk = st.lists(
+    st.tuples(st.sampled_from("uat"), st.sampled_from(["hi", "yes", "no", "what?"])).map(":".join), max_size=30
+)
+
+
+def asked(*words: str, spaces: str = "") -> Request:
+    body: dict[str, Any] = {"messages": [said("s:be brief"), *map(said, words)]}
+    request = CHAT_COMPLETIONS.read(json.dumps(body, separators=("," + spaces, ":")).encode())
+    assert request is not None
+    return request
+
+
+@given(st.lists(st.tuples(words_of_a_talk, st.integers(0, 30)), max_size=6))
+def test_a_history_that_was_read_before_is_read_alike(talks: list[tuple[list[str], int]]) -> None:
+    """Whatever was digested earlier, a request is understood as if it were the first one."""
+    histories = Histories(kept_messages=60)
+    before: list[str] = []
+    for words, kept in talks:
+        talk = before[:kept] + words
+        request = asked(*talk)
+        read = histories.read(request)
+        assert replace(read, raws=()) == read_conversation(request)
+        assert read.raws in {(), tuple(CHAT_COMPLETIONS.raw_messages(request))}
+        before = talk
+
+
+def test_a_long_history_is_digested_once() -> None:
+    """A turn of a conversation of hundreds of messages costs what its two new messages cost."""
+    histories, talk = Histories(), [f"{'ua'[at % 2]}:{at}" for at in range(101)]
+    first = histories.read(asked(*talk))
+    again = histories.read(asked(*talk, "a:well", "u:and now?"))
+    assert all(one is other for one, other in zip(first.entries, again.entries, strict=False))
+    assert len(again.entries) == 103
+    changed = histories.read(asked("u:else", *talk[1:], "a:well", "u:and now?"))
+    assert changed.entries[0] != first.entries[0]
+    assert changed.chain != again.chain
+
+
+def test_digested_histories_take_bounded_room() -> None:
+    """A process that serves for a month does not grow with every conversation."""
+    histories = Histories(kept_messages=50)
+    for number in range(20):
+        histories.read(asked(*(f"{'ua'[at % 2]}:{number}.{at}" for at in range(9))))
+    assert sum(len(known.entries) for known in histories._known.values()) <= 50
+    histories.read(asked(*(f"{'ua'[at % 2]}:{at}" for at in range(99))))
+    assert not histories._known

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from memproxy.errors import StoreError, StoreUnavailableError
+from memproxy.errors import StoreError, StoreUnavailableError, StoreUnfitError
 from memproxy.memory.long_term import LongTermMemory
 from memproxy.proxy.conversation import Conversation, Prefix
 from memproxy.proxy.recall import QUERY_CHARS, Found, Recall, query_of
@@ -182,6 +182,15 @@ async def test_what_goes_wrong_in_a_search_leaves_only_the_memories_out(
     recall = new_recall(redis, Memories(fault), breaker=breaker, search_s=0.01)
     assert await search(recall) == Found((), degraded=True)
     assert breaker.is_open is counts
+
+
+async def test_a_store_that_cannot_search_is_no_outage(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """A cluster without a query engine was told of at start; no request is marked for it, and nobody is woken."""
+    breaker = new_breaker(threshold=1)
+    recall = new_recall(redis, Memories(StoreUnfitError("no query engine")), breaker=breaker)
+    assert await search(recall) == Found((), degraded=False)
+    assert not breaker.is_open
+    assert not caplog.records
 
 
 async def test_a_search_waits_for_its_turn_only_so_long(redis: Redis) -> None:

@@ -15,7 +15,7 @@ from memproxy.proxy.align import align
 from memproxy.proxy.answer import Answering
 from memproxy.proxy.compose import Cut, Placement
 from memproxy.proxy.conversation import read_conversation
-from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of
+from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of, usage_receipt
 from memproxy.proxy.stages import Inbound, Outbound, Packed, Remembered
 from memproxy.records import (
     MemoryMode,
@@ -32,6 +32,7 @@ from memproxy.records import (
 )
 from memproxy.storage.working import LoadedSession
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
+from memproxy.wire.dialect import Answer
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 SCOPE = Scope("tenant", "ann", "shop")
@@ -195,3 +196,23 @@ def test_receipts_are_kept_for_their_tenant_and_only_the_newest(monkeypatch: pyt
         *({"number": n} for n in (2, 3, 4)),
     ]
     assert receipts.get("other", "r4") is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (None, None),
+        ({"prompt_tokens": 50, "completion_tokens": 2}, (50, None, 2)),
+        ({"prompt_tokens": 50, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 40}}, (50, 40, 2)),
+        ({"input_tokens": 50, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 0}}, (50, 0, 2)),
+        (
+            {"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 40, "cache_creation_input_tokens": 5},
+            (50, 40, 2),
+        ),
+    ],
+)
+def test_the_receipt_tells_what_the_prompt_cache_gave(usage: Any, tokens: Any) -> None:
+    """Formats count differently; the receipt says the same of all, beside the provider's own words."""
+    told = usage_receipt(Answer((), finished=True, usage=usage))
+    named = dict(zip(("prompt", "cached", "completion"), tokens, strict=True)) if tokens else None
+    assert told == {"usage": usage, "tokens": named}

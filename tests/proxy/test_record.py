@@ -31,7 +31,7 @@ from memproxy.storage.pressure import Pressure
 from memproxy.storage.queue import decode_turn
 from memproxy.storage.working import LoadedSession, NewTurn, SessionStore
 from memproxy.tasks import Tasks
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.metrics import Metrics
 from memproxy.tokens import count_tokens
 from memproxy.wire import chat_completions as chat
 from memproxy.wire.chat_dialect import CHAT_COMPLETIONS
@@ -452,7 +452,7 @@ async def test_a_session_that_never_stands_still_is_given_up_and_counted(
 ) -> None:
     """After a few attempts the turn is lost, and said to be."""
 
-    async def conflict(_: object, turn: object) -> bool:
+    async def conflict(_: object, turn: object, **__: object) -> bool:
         return False
 
     monkeypatch.setattr(SessionStore, "record", conflict)
@@ -619,10 +619,10 @@ async def test_giving_up_what_is_just_being_recorded_confuses_nothing(
     under_way, go_on = asyncio.Event(), asyncio.Event()
     record = SessionStore.record
 
-    async def slow(self: SessionStore, turn: NewTurn) -> bool:
+    async def slow(self: SessionStore, turn: NewTurn, **more: Any) -> bool:
         under_way.set()
         await go_on.wait()
-        return await record(self, turn)
+        return await record(self, turn, **more)
 
     monkeypatch.setattr(SessionStore, "record", slow)
     await own_server.start()

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from memproxy.demo.scripted_model import ModelRequest, Reply, ToolCallReply
+from memproxy.proxy.socket_frames import GOING_AWAY
 from memproxy.records import JsonObject
 from tests.fakes.agents import FUNCTIONS
 from tests.fakes.serving import Serve, Served
@@ -153,3 +154,19 @@ async def test_clients_are_sent_to_http_at_once(serve: Serve) -> None:
     async with serve(has_sockets=True) as served:
         assert await refused(served, "/v1/realtime") == 426
         assert await refused(served, "/u//v1/responses") == 426
+
+
+async def test_a_process_that_drains_ends_a_websocket_behind_its_answer(serve: Serve) -> None:
+    """A new version comes: the answer under way is whole, the client is told to go, and HTTP takes the next."""
+    slowly = Reply(text="One word after the other.", event_delay_s=0.02)
+    async with serve(lambda _: slowly, has_sockets=True) as served, connected(served) as socket:
+        await socket.send_str(json.dumps({"type": "response.create", "model": "m", "input": "Take your time."}))
+        await socket.receive_json(timeout=20)
+        served.instance.app.drain()
+        events = [message.json() async for message in socket if message.type is aiohttp.WSMsgType.TEXT]
+        assert events[-1]["type"] == "response.completed"
+        assert socket.close_code == GOING_AWAY
+        assert await refused(served) == 426
+        async with served.openai() as client:
+            answer = await client.responses.create(model="m", input="Hello?")
+        assert answer.output_text == slowly.text

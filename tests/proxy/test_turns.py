@@ -87,7 +87,7 @@ def entry_of_index(entry: IndexEntry) -> Any:
     made = entry_of(
         CHAT_COMPLETIONS, {"role": "assistant" if entry.flags & ANSWER else "user" if entry.flags & USER else "tool"}
     )
-    return replace(made, digest=entry.digest)
+    return made._replace(digest=entry.digest)
 
 
 def planned(asked: Exchange, answer: str = "a:new answer") -> NewTurn | None:
@@ -181,20 +181,28 @@ def test_a_pointer_is_left_only_where_the_client_sends_the_whole_log() -> None:
 
 def test_what_is_learned_comes_with_what_was_said_before() -> None:
     """Known messages ground the new ones, and are not learned from again."""
-    found = session("u:hi", "a:hello", "u:more", "a:well")
-    turn = decode_turn(plan(exchange("u:hi", "a:hello", "u:less", "a:well", "u:on", found=found)).queued)
+    found = session("u:I ski", "a:in Oslo", "u:snow", "a:wax")
+    turn = decode_turn(plan(exchange("u:I ski", "a:in Oslo", "u:less", "a:wax", "u:on", found=found)).queued)
     assert (turn.id, turn.session, turn.scope) == ("mpr-new", "one", ANN)
     assert texts(turn.messages) == ["less", "on", "new answer"]
-    assert texts(turn.context) == ["hi", "hello"]
-    history = [stored(message(words), exchange=exchange("u:x"), at=NOON, tokens=1) for words in ("u:more", "a:well")]
+    assert texts(turn.context) == ["I ski", "in Oslo"]
+    history = [stored(message(words), exchange=exchange("u:x"), at=NOON, tokens=1) for words in ("u:snow", "a:wax")]
     turn = decode_turn(plan(exchange("u:on", found=found, history=history)).queued)
-    assert texts(turn.context) == ["more", "well"]
+    assert texts(turn.context) == ["snow", "wax"]
     assert plan(exchange("u:on", found=found, learns=False)).queued == b""
+
+
+def test_what_says_nothing_grounds_nothing() -> None:
+    """Results of tools, and "OK", would take the place of what a turn is about."""
+    asked = exchange("u:I ski", "a:in Oslo", "u:look", "t:sunny", "a:OK", "u:on", found=session("u:I ski", "a:in Oslo"))
+    history = [stored(message(words), exchange=asked, at=NOON, tokens=1) for words in ("u:I ski", "a:in Oslo", "a:OK")]
+    turn = decode_turn(plan(exchange("u:on", found=session("u:I ski", "a:in Oslo"), history=history)).queued)
+    assert texts(turn.context) == ["I ski", "in Oslo"]
 
 
 def test_less_is_queued_when_the_store_has_little_memory_left() -> None:
     """What only grounds or surrounds a turn goes first, then learning from it; the session keeps everything."""
-    asked = exchange("u:hi", "a:hello", "u:look", "t:a long result", found=session("u:hi", "a:hello"))
+    asked = exchange("u:I ski", "a:in Oslo", "u:look", "t:a long result", found=session("u:I ski", "a:in Oslo"))
 
     def under(pressure: Pressure, asked: Exchange = asked) -> NewTurn:
         kept = stored(message("a:found"), exchange=asked, at=NOON, tokens=7)
@@ -206,7 +214,7 @@ def test_less_is_queued_when_the_store_has_little_memory_left() -> None:
         return turn
 
     whole, lean = (decode_turn(under(pressure).queued) for pressure in (Pressure.NONE, Pressure.TIGHT))
-    assert (texts(whole.messages), texts(whole.context)) == (["look", "a long result", "found"], ["hi", "hello"])
+    assert (texts(whole.messages), texts(whole.context)) == (["look", "a long result", "found"], ["I ski", "in Oslo"])
     assert (texts(lean.messages), texts(lean.context)) == (["look", "found"], [])
     assert under(Pressure.SHORT).queued == b""
     assert {texts(under(pressure).messages)[1] for pressure in Pressure} == {"a long result"}

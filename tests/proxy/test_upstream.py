@@ -3,7 +3,8 @@
 import asyncio
 import gzip
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -519,6 +520,28 @@ async def test_a_large_body_arrives_whole() -> None:
     (request,) = server.model.requests
     assert request.raw_body == body
     assert request.headers == (("host", f"127.0.0.1:{server.port}"), ("content-length", str(len(body))))
+
+
+async def test_an_open_answer_does_not_hold_on_to_its_request() -> None:
+    """A thousand open streams would keep a thousand histories in memory until the last byte."""
+    body = b"x" * 100_000
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await raw.head(reader)
+        await reader.readexactly(len(body))
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await writer.drain()
+        await raw.until_closed(reader)
+
+    async with raw_server(handler=handler) as raw, upstream(raw.base_url) as to:
+        held = sys.getrefcount(body)
+        response = await send(to, body=body)
+        chunks = response.chunks()
+        assert await anext(chunks) == b"ok"
+        assert sys.getrefcount(body) == held
+        assert isinstance(chunks, AsyncGenerator)
+        await chunks.aclose()
+        await response.aclose()
 
 
 async def test_an_early_answer_to_a_large_body_is_not_lost() -> None:

@@ -45,6 +45,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "msgspec": ("app", "demo", "extraction", "memory", "memory_api", "proxy", "records", "storage", "wire"),
     "numpy": ("embedding", "memory.compaction", "storage"),
     "openai": ("llm", "remote_vectors", "demo.play", "demo.lookups"),
+    "opentelemetry": ("telemetry.otel",),
     "prometheus_client": ("telemetry",),
     "pydantic": ("settings", "memory_api"),
     "pydantic_settings": ("settings",),
@@ -62,6 +63,9 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "yarl": ("proxy.upstream",),
 }
 """Each dependency, and the modules or packages that may know it. Replacing one then changes one place."""
+
+EXTRAS: Mapping[str, tuple[str, str]] = {"opentelemetry": ("otel", "opentelemetry-sdk")}
+"""Dependencies that not everybody has: the extra that brings each, and by which distribution."""
 
 OPEN_TO_ALL = frozenset({"typing_extensions"})
 """The language of later Pythons."""
@@ -128,10 +132,23 @@ def test_every_door_is_used() -> None:
 
 def test_dependencies_are_declared() -> None:
     """What is imported is asked for by name: it must not vanish when somebody else's dependency does."""
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
-    declared = {_distribution(requirement) for requirement in listed}
-    needed = {DISTRIBUTIONS.get(package, package).lower().replace("_", "-") for package in {*DOORS, *OPEN_TO_ALL}}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = {_distribution(requirement) for requirement in project["dependencies"]}
+    packages = {*DOORS, *OPEN_TO_ALL} - EXTRAS.keys()
+    needed = {DISTRIBUTIONS.get(package, package).lower().replace("_", "-") for package in packages}
     assert declared - UNDER_THEIR_NAME == needed - UNDER_THEIR_NAME
+    for extra, distribution in EXTRAS.values():
+        assert distribution in map(_distribution, project["optional-dependencies"][extra])
+
+
+@pytest.mark.parametrize("module", modules(), ids=id_of)
+def test_a_door_to_an_extra_is_not_imported(module: Module) -> None:
+    """memproxy starts without the extra: what needs it is loaded by its name when it is asked for."""
+    doors = tuple(door for package in EXTRAS for door in DOORS[package])
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}".removeprefix("memproxy.") for alias in node.names]
+            assert not any(is_below(name, doors) for name in names), f"{module.file}:{node.lineno}"
 
 
 def _distribution(requirement: str) -> str:

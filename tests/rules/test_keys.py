@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from memproxy.records import Pin, Scope, SessionKey, StoredMessage
 from memproxy.storage import schema
-from memproxy.storage.working import NewTurn, SessionStore
+from memproxy.storage.working import NewTurn, Receipt, SessionStore
 from tests.rules.source import PACKAGE, modules
 
 HOUR_S = 3_600.0
@@ -72,7 +72,7 @@ async def written(request: pytest.FixtureRequest, user: str | None, redis: Redis
     key = SessionKey(scope, named or "conv-1")
     assert await sessions.record(a_turn(key, is_named=named is not None))
     await sessions.keep_instructions(key, raw=b"[]", is_named=named is not None)
-    await sessions.put_receipt(scope.tenant, "mpr-1", b"{}")
+    await sessions.put_receipt(Receipt(scope.tenant, "mpr-1", b"{}"))
     await sessions.secret(b"secret")
     names: list[bytes] = await redis.keys("*")  # type: ignore[assignment]  # the client gives bytes
     return {name.decode(): await redis.pttl(name) for name in names}

@@ -21,7 +21,7 @@ WITHOUT_TESTS: Mapping[str, str] = {
 }
 """Modules that have no test file, and why."""
 
-NOT_MIRRORED = frozenset({"bench", "compat", "deploy", "examples", "fakes", "rules", "tutorial"})
+NOT_MIRRORED = frozenset({"bench", "compat", "deploy", "docs", "examples", "fakes", "rules", "tutorial"})
 """Folders whose tests are about more than one module."""
 
 

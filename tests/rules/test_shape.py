@@ -27,8 +27,8 @@ MUTATORS = frozenset(
 UNCHANGING = frozenset(
     {
         # of the standard library
-        "MappingProxyType", "TypeVar", "bytes", "chr", "datetime", "frozenset", "json.JSONDecoder", "logging.getLogger",
-        "range", "re.compile", "struct.Struct", "timedelta", "tuple", "type",
+        "ContextVar", "MappingProxyType", "TypeVar", "bytes", "chr", "datetime", "frozenset", "json.JSONDecoder",
+        "logging.getLogger", "range", "re.compile", "struct.Struct", "timedelta", "tuple", "type",
         # of dependencies
         "AfterValidator", "Field", "WithJsonSchema", "click.Choice", "click.Path", "click.argument", "click.option",
         "msgspec.json.Decoder", "msgspec.json.Encoder", "regex.compile",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from redis.asyncio import Redis
 
-from memproxy.errors import StoreError, StoreUnavailableError
+from memproxy.errors import StoreError, StoreUnavailableError, StoreUnfitError
 from memproxy.records import MemoryRecord, MemoryType, Scope
 from memproxy.storage import schema
 from memproxy.storage.connection import open_redis
@@ -483,3 +483,13 @@ async def test_a_rewrite_of_what_changed_meanwhile_is_refused(store: LongTermSto
     await store.delete(ALICE, ["m"])
     assert await store.rewrite(memory("m", "third"), known=known) is False
     assert await store.find(ALICE, "m") is None
+
+
+async def test_what_nobody_could_find_is_not_stored(store: LongTermStore, redis: Redis) -> None:
+    """Without a query engine memories are refused with the reason, in place of filling the store unseen."""
+    store.turn_off("There is no query engine.")
+    before = await redis.dbsize()
+    for refused in (store.write([memory("a", "tea")]), store.count(ALICE.tenant, ANY), store.delete(ALICE, ["a"])):
+        with pytest.raises(StoreUnfitError, match="no query engine"):
+            await refused
+    assert await redis.dbsize() == before

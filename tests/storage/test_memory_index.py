@@ -38,7 +38,7 @@ def test_models_have_indexes_and_fields_of_their_own() -> None:
 def test_an_index_name_is_plain() -> None:
     """Operators type it into redis-cli."""
     name = Made("org/some model:é", 256).index_name
-    assert name.startswith("memproxy-memories-2-org-some-model---256-")
+    assert name.startswith("memproxy-memories-3-org-some-model---256-")
     assert name.isascii()
 
 

@@ -18,9 +18,11 @@ from memproxy.storage.working import (
     PARTIAL,
     RESULT,
     USER,
+    Account,
     IndexEntry,
     LoadedSession,
     NewTurn,
+    Receipt,
     SessionStore,
     read_index,
 )
@@ -84,7 +86,7 @@ async def load(
 async def words(store: SessionStore, key: SessionKey = KEY) -> list[str]:
     """The log's texts, after a look that log and index say the same."""
     kept = await store.messages(key, 0, -1)
-    raw = await store._redis.get(schema.session_key("idx", key)) or b""
+    raw = await store._commands.one("GET", schema.session_key("idx", key)) or b""
     assert isinstance(raw, bytes)
     entries = read_index(raw)
     assert [(entry.digest.hex(), entry.tokens) for entry in entries] == [(each.digest, each.tokens) for each in kept]
@@ -92,8 +94,8 @@ async def words(store: SessionStore, key: SessionKey = KEY) -> list[str]:
 
 
 async def queued(store: SessionStore, scope: Scope = ANN) -> list[bytes]:
-    rows: Any = await store._redis.xrange(schema.queue_key(schema.partition_of(scope)))
-    return [fields[b"turn"] for _, fields in rows]
+    rows = await store._commands.one("XRANGE", schema.queue_key(schema.partition_of(scope)), "-", "+")
+    return [turn for _, (_, turn) in rows]
 
 
 async def test_what_was_recorded_is_read_as_it_was(store: SessionStore) -> None:
@@ -316,8 +318,7 @@ async def test_a_turn_without_an_answer_leaves_no_pointer(store: SessionStore) -
     assert await store.record(turn("a", messages=[message("ask a")], chain=""))
     found = await load(store)
     assert (found.length, found.exact_prefix) == (1, None)
-    keys: Any = await store._redis.keys("mp:c:*")
-    assert keys == []
+    assert await store._commands.one("KEYS", "mp:c:*") == []
 
 
 async def test_a_turn_from_which_nothing_is_learned_is_not_queued(store: SessionStore) -> None:
@@ -392,7 +393,7 @@ async def test_instructions_are_kept_for_their_thread(store: SessionStore) -> No
 
 async def test_a_receipt_is_read_by_its_tenant_for_a_while(store: SessionStore, redis: Redis) -> None:
     """What was done to a request can be asked for, by whom it concerns."""
-    await store.put_receipt("tenant", "mpr-1", b"{}")
+    await store.put_receipt(Receipt("tenant", "mpr-1", b"{}"))
     assert await store.receipt("tenant", "mpr-1") == b"{}"
     assert await store.receipt("other", "mpr-1") is None
     assert 0 < await redis.pttl(schema.receipt_key("tenant", "mpr-1")) <= 60_000
@@ -446,10 +447,25 @@ async def test_every_method_says_when_the_store_is_away() -> None:
             "reading messages": store.messages(KEY, 0, -1),
             "storing instructions": store.keep_instructions(KEY, raw=b"", is_named=True),
             "reading instructions": store.instructions(KEY),
-            "storing a receipt": store.put_receipt("tenant", "r", b""),
+            "storing a receipt": store.put_receipt(Receipt("tenant", "r", b"")),
             "reading a receipt": store.receipt("tenant", "r"),
             "reading the credentials' secret": store.secret(b"x"),
         }
         for doing, work in asked.items():
             with pytest.raises(StoreUnavailableError, match=doing):
                 await work
+
+
+async def test_the_account_is_the_named_sessions(store: SessionStore) -> None:
+    """What a session cost is one sum, whichever of its threads a turn went to, and a turn is counted once."""
+    assert await store.account(KEY) is None
+    one, other = Account(1, 1_000, 900, 20), Account(1, 500, 0, 10)
+    assert await store.record(turn("a", counts=one.counts()))
+    assert await store.record(turn("a", counts=one.counts())), "the answer to the first attempt was lost"
+    branch = replace(KEY, thread="t")
+    assert await store.record(turn("b", key=branch, keep=0, parent=KEY, copied=1, counts=other.counts()))
+    assert not await store.record(turn("c", expected=7, counts=one.counts())), "refused: nothing is counted"
+    assert await store.account(KEY) == Account(2, 1_500, 900, 30)
+    assert Account().counts() == {}
+    assert await store.record(turn("d", key=SessionKey(ANN, "conv-1"), named=False))
+    assert await store.account(SessionKey(ANN, "conv-1")) == Account()

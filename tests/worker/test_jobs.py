@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
-from memproxy.errors import BudgetSpentError, ModelAwayError, ModelCallError, StoreError
+from memproxy.errors import BudgetSpentError, ModelAwayError, ModelCallError, StoreError, StoreUnfitError
 from memproxy.records import MemoryRecord, MemoryType, Outcome, Scope, SessionKey, StoredMessage, Turn
 from memproxy.storage.queue import Claimed, Stage
 from memproxy.worker.jobs import Failure, GiveUp, Job, Patience, Retry, jobs, judge, lane_of, one_for_all, worn_out
@@ -58,6 +59,28 @@ def test_without_a_model_turns_are_indexed_and_done() -> None:
     """Turns do not pile up before a stage that nobody works on."""
     [job] = stages(Extracting(has_model=False)).values()
     assert (job.stage, job.then) == (Stage.INDEX, None)
+
+
+class Refused(Extracting):
+    """Memory that can keep nothing: a store without a query engine."""
+
+    @override
+    async def index(self, turns: Sequence[Turn]) -> int:
+        raise StoreUnfitError("There is no query engine.")
+
+    @override
+    async def learn(self, turns: Sequence[Turn]) -> Any:
+        raise StoreUnfitError("There is no query engine.")
+
+
+async def test_where_nothing_can_be_kept_turns_are_done_with_and_sessions_summarised() -> None:
+    """A queue that nobody ever empties would fill the store; long conversations need their summaries all the same."""
+    extractor, noted = Refused(), []
+    made = stages(extractor, on_persisted=lambda turn, at: noted.append(turn))
+    for stage in (Stage.INDEX, Stage.LEARN):
+        assert await made[stage].run([turn("a")]) == 0
+    assert await made[Stage.SUMMARISE].run([turn("a")]) == 50
+    assert not noted, "what is not stored is not called stored"
 
 
 async def test_with_a_model_turns_are_learned_from_once_they_are_indexed() -> None:

@@ -3,6 +3,7 @@
 -- KEYS  1 facts  2 log  3 index  4 pins  5 chain pointer  6 queue
 --       7 the named session's main facts, or facts again
 --       8..11 facts, log, index, pins of the thread to copy from, or 1..4 again
+--       12.. further pointers, which stand for the whole log after this turn
 -- ARGV  1  length that the log must have, else nothing is done
 --       2  messages of the log that stay (only an unfinished end is ever dropped)
 --       3  turn id
@@ -11,8 +12,11 @@
 --       8  turn for the queue ("" for none)           9  session's time to live in ms (0: kept), unless it has its own
 --       10 messages to copy from the other thread     11 "1" to make this the named session's current thread
 --       12 how often the log (of the other thread, if one is copied) must have been rewritten, else nothing is done
---       13 number of names and values by which the session is listed, then these; number of facts, then name and value
---          of each; number of pins, then position and value of each; then the new messages
+--       13 the instructions that the session came with ("" when they are known)
+--       14 what the further pointers hold
+--       15 number of names and values by which the session is listed, then these; number of facts, then name and value
+--          of each; number of counts, then name and amount of each, added to those of the named session; number of
+--          pins, then position and value of each; then the new messages
 -- Reply {"recorded" | "known" | "conflict", length}
 
 local expected, keep, width = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[5])
@@ -51,12 +55,18 @@ if KEYS[8] ~= facts then
   if strategies then redis.call("HSET", facts, "strategies", strategies) end
 end
 
-local at = 13
+local at = 15
 local whose = {unpack(ARGV, at + 1, at + tonumber(ARGV[at]))}
 at = at + #whose + 1
 local told = 2 * tonumber(ARGV[at])
 redis.call("HSET", facts, "version", version, unpack(ARGV, at + 1, at + told))
 at = at + told + 1
+local counts = tonumber(ARGV[at])
+for _ = 1, counts do
+  redis.call("HINCRBY", KEYS[7], ARGV[at + 1], ARGV[at + 2])
+  at = at + 2
+end
+at = at + 1
 for _ = 1, tonumber(ARGV[at]) do
   redis.call("HSETNX", pins, ARGV[at + 1], ARGV[at + 2])
   at = at + 2
@@ -69,6 +79,9 @@ end
 if ARGV[11] == "1" then
   redis.call("HSET", KEYS[7], "current", thread)
 end
+if ARGV[13] ~= "" then
+  redis.call("SET", "mp:sys:" .. thread, ARGV[13])
+end
 list_session(main, whose)
 -- A session's parts end together: those of its main thread, which holds the facts that name the current one, and the
 -- instructions, which are seldom written, live on with every turn.
@@ -80,10 +93,12 @@ if session_ttl > 0 then
 else
   redis.call("PERSIST", "mp:data:" .. main)  -- may have been noted before the session was there
 end
-if ARGV[6] ~= "" then
-  redis.call("SET", KEYS[5], ARGV[6])
-  if tonumber(ARGV[7]) > 0 then redis.call("PEXPIRE", KEYS[5], ARGV[7]) end
+local function point(pointer, value)
+  redis.call("SET", pointer, value)
+  if tonumber(ARGV[7]) > 0 then redis.call("PEXPIRE", pointer, ARGV[7]) end
 end
+if ARGV[6] ~= "" then point(KEYS[5], ARGV[6]) end
+for i = 12, #KEYS do point(KEYS[i], ARGV[14]) end
 if ARGV[8] ~= "" then
   redis.call("XADD", KEYS[6], "*", "turn", ARGV[8])
 end
