@@ -63,6 +63,11 @@ EVERYTHING: Values = {
             "config": "timeout 0\nloglevel warning\n",
         }
     },
+    "tracing": {
+        "endpoint": "http://collector.monitoring:4318",
+        "sampleRatio": 0.25,
+        "headers": {"secretName": "collector", "secretKey": "token"},
+    },
     "proxy": {**SCHEDULING, "autoscaling": {"enabled": True}},
     "worker": {
         **SCHEDULING,
@@ -128,6 +133,20 @@ MATRIX: Mapping[str, Values] = {
             },
         }
     },
+    "external redis cluster": {
+        "redis": {
+            "mode": "external",
+            "external": {
+                "url": "rediss+cluster://one.example:7000,two.example",
+                "auth": {"secretName": "redis-user", "usernameKey": "username"},
+                "tls": {"secretName": "redis-tls"},
+            },
+        }
+    },
+    "a slow mesh, and patience of one's own": {
+        "proxy": {"preStopSeconds": 7, "drainSeconds": 20, "terminationGracePeriodSeconds": 300},
+        "worker": {"terminationGracePeriodSeconds": 60},
+    },
     "external redis on a socket": {
         "redis": {"mode": "external", "external": {"url": "unix:///run/redis/redis.sock"}},
         "extraVolumes": [{"name": "run", "emptyDir": {}}],
@@ -150,7 +169,7 @@ MATRIX: Mapping[str, Values] = {
         "proxy": {
             "podDisruptionBudget": {"enabled": False},
             "topologySpread": {"enabled": False},
-            "preStopSeconds": 0,
+            "drainSeconds": 0,
         },
         "serviceAccount": {"create": False},
     },

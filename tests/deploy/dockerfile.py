@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+LARGE = frozenset({".frameworks", ".git", ".venv", ".venv-peers"})
+"""Folders at the top level that no build takes, and that nobody wants to wait for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
@@ -93,7 +96,7 @@ def context_files(root: Path, ignore: str) -> list[Path]:
     found = []
     for folder, folders, names in os.walk(root):
         here = Path(folder).relative_to(root)
-        folders[:] = [name for name in folders if name not in {".git", ".venv"}]  # large, and ignored at the top level
+        folders[:] = [name for name in folders if name not in LARGE]
         found += [here / name for name in names if _is_sent(here / name, rules)]
     return sorted(found)
 

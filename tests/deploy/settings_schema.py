@@ -18,6 +18,9 @@ SET_BY_THE_CHART: Mapping[str, str] = {
     "listen_port": "the container's port",
     "workers": "one pod is one process: `proxy.replicas`",
     "redis_url": "`redis`",
+    "redis_username": "`redis.external.auth`",
+    "redis_password": "`redis.external.auth`, `redis.bundled.auth`",
+    "drain_s": "`proxy.drainSeconds`",
     "data_dir": "there is no embedded store",
     "tools_file": "`toolsToml`",
     "models_file": "`modelsToml`",
@@ -58,7 +61,8 @@ def credentials_schema() -> dict[str, Any]:
 
 def secrets() -> set[str]:
     """Settings that must not stand in values."""
-    return {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    fields = Settings.model_fields.items()
+    return {name for name, field in fields if "SecretStr" in str(field.annotation)} - SET_BY_THE_CHART.keys()
 
 
 def _closed(properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk import environment_variables
 
 from memproxy.records import JsonObject
 from memproxy.settings import PREFIX, Settings
@@ -17,8 +18,11 @@ from tests.deploy.custom_resources import API_VERSIONS, schema_of
 kubernetes: Any = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
 jsonschema: Any = pytest.importorskip("jsonschema", reason="kubernetes-validate brings jsonschema")
 
-OTHER_VARIABLES = frozenset({"REDIS_USERNAME", "REDIS_PASSWORD", "SENTINEL_USERNAME", "SENTINEL_PASSWORD"})
+OTHER_VARIABLES = frozenset({"SENTINEL_USERNAME", "SENTINEL_PASSWORD"})
 """Variables of memproxy's containers that are no settings: Kubernetes puts them into MEMPROXY_REDIS_URL."""
+
+TRACING_VARIABLES = frozenset({"POD_NAME"}) | {name for name in vars(environment_variables) if name.startswith("OTEL_")}
+"""What OpenTelemetry itself reads, and what Kubernetes puts into it."""
 
 EXTRA_VARIABLES = frozenset({"SSL_CERT_FILE", "HTTPS_PROXY"})
 """What the matrix gives as `extraEnv`."""
@@ -90,6 +94,7 @@ def test_an_unknown_field_would_be_found() -> None:
 def test_every_variable_is_a_setting(case: str) -> None:
     """memproxy ignores variables that it does not know: what they were to change would not change."""
     known = {PREFIX + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES | EXTRA_VARIABLES
+    known |= TRACING_VARIABLES
     for name, pod in release(case).pods:
         for container in pod["spec"]["containers"]:
             if container["name"] in {"proxy", "worker"}:
@@ -229,7 +234,9 @@ def test_pods_are_spread_and_given_time_to_end(case: str) -> None:
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         spec = deployment["spec"]["template"]["spec"]
         stop = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
-        assert spec["terminationGracePeriodSeconds"] >= int(stop[1]) + 2 * grace_s + 5
+        drain = [each["value"] for each in container["env"] if each["name"] == "MEMPROXY_DRAIN_S"]
+        assert bool(drain) == (container["args"] == ["serve"])
+        assert spec["terminationGracePeriodSeconds"] >= int(stop[1]) + sum(map(int, drain)) + 2 * grace_s
         if case != "nothing optional":
             keys = [each["topologyKey"] for each in spec["topologySpreadConstraints"]]
             assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
@@ -239,7 +246,7 @@ def test_a_longer_grace_is_waited_for() -> None:
     """`shutdown_grace_s` and the cluster's own patience go together."""
     made = render({"settings": {"shutdown_grace_s": 120.5}, "worker": {"enabled": False}})
     (deployment,) = made.of("Deployment")
-    assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= 5 + 3 * 121
+    assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= 10 + 3 * 121
 
 
 def test_new_values_bring_new_pods() -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from memproxy.demo.scripted_model import Reply
-from memproxy.telemetry import Metrics
+from memproxy.telemetry.metrics import Metrics
 from tests.deploy.chart import CHART, EVERYTHING, OBSERVED, render
 from tests.fakes.serving import Serve, Served, until
 
@@ -75,13 +74,10 @@ def grouping(node: Any) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def declared() -> Mapping[str, tuple[str, ...]]:
     """Series by name, with their own labels, as telemetry declares them."""
-    metrics = Metrics()
     found = {}
-    for field in fields(metrics):
-        metric = getattr(metrics, field.name)
-        for family in metric.collect() if field.name != "registry" else ():
-            endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}[family.type]
-            found.update({family.name + ending: tuple(metric._labelnames) for ending in endings})
+    for each in Metrics().declared:
+        endings = ("_bucket", "_sum", "_count") if each.kind == "histogram" else ("",)
+        found.update({each.name + ending: each.labels for ending in endings})
     return found
 
 
@@ -114,6 +110,7 @@ async def test_the_series_are_there_when_it_runs(serve: Serve) -> None:
     async with serve(lambda _: next(answers)) as served:
         await ask(served, memory="full")
         await ask(served, memory="off")
+        await list_models(served)
         await until(lambda: has_measured(served))
         text = await metrics_of(served)
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -140,6 +137,11 @@ async def ask(served: Served, *, memory: str) -> None:
         await http.post(f"{served.origin}/u/alice/v1/chat/completions", json=body, headers=headers)
 
 
+async def list_models(served: Served) -> None:
+    async with httpx.AsyncClient(verify=False) as http:
+        await http.get(f"{served.base_url}/models")
+
+
 async def metrics_of(served: Served) -> str:
     async with httpx.AsyncClient(verify=False) as http:
         return (await http.get(f"{served.origin}/metrics")).text
@@ -162,6 +164,28 @@ async def test_probes_ask_for_pages_that_answer(serve: Serve) -> None:
     async with serve() as served, httpx.AsyncClient(verify=False) as http:
         for path in paths:
             assert (await http.get(served.origin + path)).status_code == 200
+
+
+def test_traces_go_where_values_say() -> None:
+    """Both kinds of pods send them, under a name that tells which one it was; the policy lets them out."""
+    release = render(EVERYTHING)
+    for name in ("mp-memproxy", "mp-memproxy-worker"):
+        env = {each["name"]: each for each in release.container(name)["env"]}
+        assert env["OTEL_EXPORTER_OTLP_ENDPOINT"]["value"] == "http://collector.monitoring:4318"
+        assert env["OTEL_TRACES_SAMPLER_ARG"]["value"] == "0.25"
+        assert env["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"]["secretKeyRef"] == {"name": "collector", "key": "token"}
+        names = list(env)
+        assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES"), "it is put into it"
+        ports = [
+            port["port"] for rule in release.named("NetworkPolicy", name)["spec"]["egress"] for port in rule["ports"]
+        ]
+        assert 4318 in ports
+
+
+def test_no_traces_no_variables() -> None:
+    """A pod without a collector does not look for one."""
+    names = {each["name"] for each in render({}).container("mp-memproxy")["env"]}
+    assert not {name for name in names if name.startswith("OTEL_")}
 
 
 def test_alerts_say_what_is_wrong_and_what_follows() -> None:

@@ -15,7 +15,8 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from memproxy.records import JsonObject
-from memproxy.settings import settings_without_environment
+from memproxy.settings import PREFIX, settings_without_environment
+from memproxy.storage.cluster import cluster_behind
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded_server import find_server_files, package_folder, runnable
 from tests.deploy.chart import EXTERNAL, MATRIX, TLS, Values, render
@@ -23,8 +24,8 @@ from tests.deploy.chart import EXTERNAL, MATRIX, TLS, Values, render
 SECRETS: Mapping[tuple[str, str], str] = {
     ("mp-memproxy-redis", "redis-password"): "made",
     ("redis-user", "username"): "alice",
-    ("redis-user", "password"): "p%40ss",
-    ("redis-user", "redis-password"): "p%40ss",
+    ("redis-user", "password"): "p@ss",
+    ("redis-user", "redis-password"): "p@ss",
     ("sentinels", "username"): "watcher",
     ("sentinels", "password"): "seen",
     ("redis-address", "redis-url"): "rediss://bob:whole@redis.example:6390/3",
@@ -46,10 +47,15 @@ def environment(container: JsonObject) -> dict[str, str]:
 
 def connection(case: str, container: str = "mp-memproxy") -> tuple[Any, dict[str, Any]]:
     """The pool that memproxy makes of the address, and what it connects with."""
-    url = environment(render(MATRIX[case]).container(container))["MEMPROXY_REDIS_URL"]
-    settings = settings_without_environment({"redis_url": url})
-    pool = open_redis(settings.redis_url, connect_timeout_s=1, max_connections=1).connection_pool
+    pool = open_redis(store_url(case, container), connect_timeout_s=1, max_connections=1).connection_pool
     return pool, pool.connection_kwargs
+
+
+def store_url(case: str, container: str = "mp-memproxy") -> str:
+    """The address that memproxy makes of the container's variables."""
+    found = environment(render(MATRIX[case]).container(container))
+    given = {name: found.get(PREFIX + name.upper()) for name in ("redis_url", "redis_username", "redis_password")}
+    return settings_without_environment({name: value for name, value in given.items() if value}).store_url
 
 
 @pytest.mark.parametrize("container", ["mp-memproxy", "mp-memproxy-worker"])
@@ -58,11 +64,11 @@ def test_the_bundled_redis_is_found(container: str) -> None:
     _, given = connection("defaults", container)
     service = render({}).named("Service", "mp-memproxy-redis")
     assert (given["host"], given["port"]) == (service["metadata"]["name"], service["spec"]["ports"][0]["port"])
-    assert (given["username"], given["password"], given["db"]) == ("default", "made", 0)
+    assert (given.get("username"), given["password"], given["db"]) == (None, "made", 0)
 
 
 def test_an_external_redis_over_tls_is_found() -> None:
-    """ACL user, password with an escaped character, the authority's certificate and the client's own."""
+    """ACL user, a password that no address could hold as it is, the authority's certificate and the client's own."""
     pool, given = connection("external redis over TLS")
     assert (given["host"], given["port"], given["db"]) == ("redis.example", 6380, 2)
     assert (given["username"], given["password"]) == ("alice", "p@ss")
@@ -98,6 +104,16 @@ def test_sentinels_are_found() -> None:
         assert own["ssl_ca_certs"] == given["ssl_ca_certs"] == "/etc/memproxy/redis-tls/ca.crt"
 
 
+def test_a_cluster_is_found() -> None:
+    """By any of its nodes, with the login and the certificates of all."""
+    client = cluster_behind(open_redis(store_url("external redis cluster"), connect_timeout_s=1, max_connections=1))
+    assert client is not None
+    assert [node.name for node in client.startup_nodes] == ["one.example:7000", "two.example:6379"]
+    given = client.connection_kwargs
+    assert (given["username"], given["password"]) == ("alice", "p@ss")
+    assert given["ssl_ca_certs"] == "/etc/memproxy/redis-tls/ca.crt"
+
+
 def test_a_socket_is_found() -> None:
     """A Redis in the same pod."""
     _, given = connection("external redis on a socket")
@@ -116,7 +132,7 @@ def test_no_credential_stands_in_a_manifest(case: str) -> None:
             urls = [
                 each["value"] for each in container["env"] if each["name"] == "MEMPROXY_REDIS_URL" if "value" in each
             ]
-            assert all(re.search(r"://(\$\(REDIS_USERNAME\)|default):\$\(|://[^@]*$", url) for url in urls)
+            assert not any("@" in url for url in urls)
 
 
 def test_the_bundled_redis_has_a_password_that_nobody_chose() -> None:
@@ -131,6 +147,7 @@ EGRESS: Mapping[str, tuple[Values, set[Any]]] = {
     "bundled": ({}, {53, "redis", 443}),
     "external": (TLS, {53, 6380, 443}),
     "external at the usual port": (MATRIX["external redis, plain"], {53, 6379, 443}),
+    "a cluster, whose nodes it finds by itself": (MATRIX["external redis cluster"], {53, 1, 443}),
     "an address that only a Secret knows": (MATRIX["external redis, its address in a secret"], {53, 1, 443}),
     "a model in the cluster": ({"settings": {"upstream_base_url": "http://vllm:8000/v1"}}, {53, "redis", 8000}),
     "another model for learning": (

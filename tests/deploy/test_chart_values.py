@@ -112,6 +112,14 @@ WRONG: Mapping[str, tuple[Values, tuple[str, ...]]] = {
         {"worker": {"autoscaling": {"minReplicas": 9}}},
         ("worker.autoscaling.minReplicas",),
     ),
+    "too little time to stop": (
+        {"proxy": {"terminationGracePeriodSeconds": 69, "drainSeconds": 10}},
+        ("proxy.terminationGracePeriodSeconds", "69", "70"),
+    ),
+    "too little time for a longer grace": (
+        {"worker": {"terminationGracePeriodSeconds": 119}, "settings": {"shutdown_grace_s": 60}},
+        ("worker.terminationGracePeriodSeconds", "119", "120"),
+    ),
     "a metric without a name": (nested("worker.autoscaling.by", "external-metric"), ("externalMetric.name",)),
     "KEDA without Prometheus": (nested("worker.autoscaling.by", "keda"), ("keda.prometheusAddress",)),
     "an ingress for no host": (nested("ingress.enabled", True), ("ingress.hosts",)),

@@ -125,7 +125,7 @@ def inherited(*, home: Path, first_on_path: Path | None = None) -> dict[str, str
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root folder of a machine on which the build stage was carried out, from the context alone."""
     root = tmp_path_factory.mktemp("image")
-    _require_an_index(root)
+    require_an_index(root)
     (root / "bin").mkdir()
     (root / "bin" / "python").write_text(f'#!/bin/sh\nexec "{getattr(sys, "_base_executable", sys.executable)}" "$@"\n')
     (root / "bin" / "python").chmod(0o755)
@@ -148,7 +148,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _require_an_index(folder: Path) -> None:
+def require_an_index(folder: Path) -> None:
     """Installing needs the packages, from wherever pip is told to get them."""
     probe = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder / "probe")]
     locked = next(line.split()[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)

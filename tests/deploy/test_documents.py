@@ -56,7 +56,7 @@ def test_the_charts_readme_names_values_that_exist() -> None:
     top = "|".join(default_values())
     named = set(re.findall(rf"`((?:{top})(?:\.[A-Za-z]+)+)(?::[^`]*)?`", text_of("helm/memproxy/README.md")))
     settings = {f"settings.{name}" for name in schema()["properties"]["settings"]["properties"]}
-    assert "proxy.preStopSeconds" in named
+    assert "proxy.drainSeconds" in named
     assert named <= set(paths(default_values())) | settings
     below = set(re.findall(r"`((?:auth|tls|urlSecret)\.[A-Za-z]+)`", text_of("helm/memproxy/README.md")))
     assert {f"redis.external.{one}" for one in below} <= set(paths(default_values()))

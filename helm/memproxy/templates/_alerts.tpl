@@ -58,6 +58,26 @@
     description: >-
       One request in twenty waits {{ `{{ $value | humanizeDuration }}` }} or longer in memproxy before it goes to the
       provider. It takes milliseconds when the store is well and the pods have processor time.
+- alert: MemproxyProviderFails
+  expr: >-
+    sum(rate(memproxy_upstream_errors_total{ {{- $all -}} , kind=~"connect|timeout|broken|cut_off"}[5m]))
+    / sum(rate(memproxy_requests_total{ {{- $all -}} , kind=~"memory|plain|passed"}[5m])) > 0.05
+  for: 10m
+  labels: {severity: warning}
+  annotations:
+    summary: The provider can't be reached, or breaks off
+    description: >-
+      {{ `{{ $value | humanizePercentage }}` }} of requests get no answer, or only the beginning of one. Agents get 502,
+      504, or a stream without an end. The dashboard tells the kinds apart.
+- alert: MemproxyStoreAway
+  expr: max(memproxy_store_away{ {{- $all -}} }) > 0
+  for: 5m
+  labels: {severity: warning}
+  annotations:
+    summary: The store does not answer
+    description: >-
+      A pod has stopped asking the store but for one try a second. Its requests go on without memory, and their turns
+      wait in the pod's memory.
 - alert: MemproxyStoreFull
   expr: max(memproxy_store_memory_share{ {{- $all -}} }) > 0.9
   for: 5m

@@ -25,6 +25,14 @@
     {{- fail "redis.external has an address, but redis.mode is bundled: set redis.mode to external" -}}
   {{- end -}}
 {{- end -}}
+{{- $root := . -}}
+{{- range list "proxy" "worker" -}}
+  {{- $needed := include "memproxy.stopSeconds" (list $root .) | int -}}
+  {{- $given := (index $root.Values .).terminationGracePeriodSeconds | int -}}
+  {{- if and $given (lt $given $needed) -}}
+    {{- fail (printf "%s.terminationGracePeriodSeconds is %d, but stopping takes up to %d: preStopSeconds and drainSeconds, and shutdown_grace_s for each part of it" . $given $needed) -}}
+  {{- end -}}
+{{- end -}}
 {{- if gt (int .Values.proxy.autoscaling.minReplicas) (int .Values.proxy.autoscaling.maxReplicas) -}}
   {{- fail "proxy.autoscaling.minReplicas is more than proxy.autoscaling.maxReplicas" -}}
 {{- end -}}

@@ -119,6 +119,27 @@ topologySpreadConstraints:
 {{- dig "shutdown_grace_s" 30 .Values.settings | float64 | ceil | int -}}
 {{- end -}}
 
+{{/*
+What a pod needs to stop. The proxy: its load balancers' delay, open answers, then what they left to record; where it
+learns too, its running jobs between the two. A worker: its running jobs, then the rest. Takes a list of root and
+component.
+*/}}
+{{- define "memproxy.stopSeconds" -}}
+{{- $root := index . 0 -}}
+{{- $grace := include "memproxy.graceSeconds" $root | int -}}
+{{- if eq (index . 1) "proxy" -}}
+{{- add $root.Values.proxy.preStopSeconds $root.Values.proxy.drainSeconds (mul (ternary 2 3 $root.Values.worker.enabled) $grace) -}}
+{{- else -}}
+{{- mul 2 $grace -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Takes a list of root, component and the component's values. */}}
+{{- define "memproxy.terminationSeconds" -}}
+{{- $chosen := (index . 2).terminationGracePeriodSeconds | int -}}
+{{- default (add (include "memproxy.stopSeconds" (list (index . 0) (index . 1)) | int) 10) $chosen -}}
+{{- end -}}
+
 {{/* The bundled Redis, by its parts. */}}
 {{- define "memproxy.redisName" -}}
 {{- printf "%s-redis" (include "memproxy.fullname" .) -}}
@@ -137,25 +158,24 @@ topologySpreadConstraints:
 {{- end -}}
 {{- end -}}
 
-{{/* Takes a list of scheme, credentials (with their "@"), rest of the address, and options of redis-py. */}}
+{{/* Takes a list of an address and options of redis-py. */}}
 {{- define "memproxy.redisUrl" -}}
-{{- $rest := index . 2 -}}
-{{- $options := index . 3 -}}
-{{- printf "%s://%s%s" (index . 0) (index . 1) $rest -}}
-{{- if $options -}}{{ ternary "&" "?" (contains "?" $rest) }}{{ join "&" $options }}{{- end -}}
+{{- $options := index . 1 -}}
+{{- index . 0 -}}
+{{- if $options -}}{{ ternary "&" "?" (contains "?" (index . 0)) }}{{ join "&" $options }}{{- end -}}
 {{- end -}}
 
 {{/* The environment that leads to the store. Credentials come from Secrets, and Kubernetes puts them in their place. */}}
 {{- define "memproxy.redisEnv" -}}
 {{- $external := .Values.redis.external -}}
 {{- if eq .Values.redis.mode "bundled" -}}
-- name: REDIS_PASSWORD
+- name: MEMPROXY_REDIS_PASSWORD
   valueFrom:
     secretKeyRef:
       name: {{ include "memproxy.redisSecretName" . }}
       key: {{ .Values.redis.bundled.auth.passwordKey }}
 - name: MEMPROXY_REDIS_URL
-  value: redis://default:$(REDIS_PASSWORD)@{{ include "memproxy.redisName" . }}:6379/0
+  value: redis://{{ include "memproxy.redisName" . }}:6379/0
 {{- else if $external.urlSecret.name -}}
 - name: MEMPROXY_REDIS_URL
   valueFrom:
@@ -163,18 +183,16 @@ topologySpreadConstraints:
       name: {{ $external.urlSecret.name }}
       key: {{ $external.urlSecret.key }}
 {{- else -}}
-{{- $credentials := "" -}}
 {{- with $external.auth -}}
 {{- if .secretName -}}
-{{- $credentials = printf "%s:$(REDIS_PASSWORD)@" (ternary "$(REDIS_USERNAME)" "default" (ne .usernameKey "")) -}}
 {{- if .usernameKey }}
-- name: REDIS_USERNAME
+- name: MEMPROXY_REDIS_USERNAME
   valueFrom:
     secretKeyRef:
       name: {{ .secretName }}
       key: {{ .usernameKey }}
 {{- end }}
-- name: REDIS_PASSWORD
+- name: MEMPROXY_REDIS_PASSWORD
   valueFrom:
     secretKeyRef:
       name: {{ .secretName }}
@@ -209,9 +227,8 @@ topologySpreadConstraints:
 {{- end -}}
 {{- end -}}
 {{- end }}
-{{- $parts := splitn "://" 2 $external.url }}
 - name: MEMPROXY_REDIS_URL
-  value: {{ include "memproxy.redisUrl" (list $parts._0 $credentials $parts._1 $options) | quote }}
+  value: {{ include "memproxy.redisUrl" (list $external.url $options) | quote }}
 {{- end }}
 {{- end -}}
 
@@ -225,9 +242,49 @@ topologySpreadConstraints:
       name: {{ $source.secretName }}
       key: {{ $source.secretKey }}
 {{- end }}
+{{- with include "memproxy.tracingEnv" . | trim }}
+{{ . }}
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* Where traces go, and what they say of the pod. */}}
+{{- define "memproxy.tracingEnv" -}}
+{{- if .Values.tracing.endpoint -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .Values.tracing.endpoint | quote }}
+- name: OTEL_SERVICE_NAME
+  value: {{ include "memproxy.fullname" . }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.namespace.name={{ .Release.Namespace }},k8s.pod.name=$(POD_NAME)
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ include "memproxy.envValue" .Values.tracing.sampleRatio | quote }}
+{{- with .Values.tracing.headers }}
+{{- if .secretName }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secretName }}
+      key: {{ .secretKey }}
+{{- end }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* The port of the collector; empty without one. */}}
+{{- define "memproxy.collectorPort" -}}
+{{- with .Values.tracing.endpoint -}}
+{{- $host := regexFind "^https?://[^/]+" . -}}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default (ternary "443" "80" (hasPrefix "https" .)) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "memproxy.volumeMounts" -}}
