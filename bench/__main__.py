@@ -1,102 +1,105 @@
-"""What memproxy costs: added latency and CPU a request, against the bare upstream and against the least a relay costs.
+"""All measurements of memproxy: `python -m bench COMMAND`, or every one of them in order, and the document.
 
-`python -m bench` starts everything itself on free ports, measures, prints, and stops it again: the scripted model
-server, a minimal relay on the same server and transport (the floor), and memproxy, once with its workers and once as if
-they ran elsewhere. Figures depend on the machine; the ratios, all taken in one run, are what counts.
+Each command starts what it needs on free ports of loopback, measures, prints, and stops it again. Figures depend on the
+machine; ratios taken in one run are what counts.
 """
 
-import argparse
+import importlib
+import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import msgspec
-import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-from bench.client import LoadError
-from bench.measure import Measured, measure
-from bench.report import machine, show, summary
-from bench.scenarios import QUICK_USERS, SCENARIOS, TARGETS, USERS, Plan, Scenario, Target, quick
-from bench.servers import running
-from memproxy.errors import MemproxyError
+from bench.processes import ROOT
+from bench.results import NOT_HERE
 
-WIDTH = 160
+QUICK = "--quick"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One measurement."""
+
+    name: str
+    module: str
+    """Below `bench`, with a `main(arguments) -> int`. Loaded when it is asked for: each needs packages of its own."""
+    about: str
+    keeps: bool = True
+    """Understands `--quick` and `--keep`; the document only renders."""
+
+
+COMMANDS = (
+    Command("relay", "relay", "time and CPU of a request, against the bare upstream, nginx and LiteLLM's proxy"),
+    Command("scale", "scale", "how both grow with the history, memories, users and open streams"),
+    Command("streams", "streams", "a thousand open streams: memory and latency"),
+    Command("profile", "profile", "where the time of a request goes"),
+    Command("retrieval", "retrieval", "how often the right evidence is found"),
+    Command("prompt-cache", "prompt_cache", "what is left of the provider's prompt cache"),
+    Command("truncation", "truncation", "what an agent still sees after its history was cut"),
+    Command("extraction-faults", "extraction_faults", "whether everything is learned once, whatever is killed"),
+    Command("document", "document", "render docs/performance.md from the results that were kept", keeps=False),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit code is 1 when a target did not answer as it must."""
-    chosen = _parser().parse_args(arguments)
-    scenarios = [quick(each) if chosen.quick else each for each in _scenarios(chosen.scenario)]
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    plan = Plan(
-        scenarios,
-        _targets(chosen.target),
-        rounds=chosen.rounds or (1 if chosen.quick else 3),
-        users=QUICK_USERS if chosen.quick else USERS,
-        settings={f"MEMPROXY_{name.upper()}": value for name, value in chosen.set},
-    )
-    try:
-        results = uvloop.run(_run(console, plan))
-    except (LoadError, MemproxyError) as error:
-        console.print(f"bench: {error}", style="red", markup=False)
-        return 1
-    if chosen.json:
-        chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
-    return 0
+    """Run one command, or all; the exit code is 1 when one failed."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console()
+    if not given or given == [QUICK]:
+        return _run_all(console, is_quick=bool(given))
+    name, *rest = given
+    if name in {"-h", "--help"}:
+        console.print(_usage())
+        return 0
+    command = next((each for each in COMMANDS if each.name == name), None)
+    if command is None:
+        console.print(f"bench: there is no command {name!r}", style="red", markup=False)
+        console.print(_usage())
+        return 2
+    return _run(command, rest)
 
 
-async def _run(console: Console, plan: Plan) -> dict[str, Any]:
-    results = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        steps = len(plan.scenarios) * len(plan.targets) * plan.rounds
-        task = progress.add_task("starting servers, loading memories", total=steps)
-        async with running(plan) as bench:
-            for scenario in plan.scenarios:
-                measured: dict[str, list[Measured]] = {target.name: [] for target in plan.targets}
-                for number, target in plan.order():
-                    progress.update(task, description=f"{scenario.title}: {target.title}")
-                    measured[target.name].append(await measure(bench, scenario, target, number=number))
-                    progress.advance(task)
-                results[scenario.name] = summary(measured)
-                show(console, scenario, plan.targets, results[scenario.name])
-    return {"machine": machine(), "rounds": plan.rounds, "settings": dict(plan.settings), "scenarios": results}
+def _run(command: Command, arguments: Sequence[str]) -> int:
+    run = importlib.import_module(f"bench.{command.module}").main
+    code: int = run(arguments)
+    return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what memproxy costs.")
-    parser.add_argument("--quick", action="store_true", help="about 25 s: shows that all works, not how fast it is")
-    names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be repeated")
-    targets = [target.name for target in TARGETS]
-    parser.add_argument(
-        "--target", action="append", choices=targets, help="only this one and the references; repeatable"
-    )
-    setting = "a setting of memproxy, such as recall_deadline_s=1; repeatable"
-    parser.add_argument("--set", action="append", type=_pair, default=[], metavar="NAME=VALUE", help=setting)
-    parser.add_argument("--rounds", type=int, help="measurements of each target and scenario; default 3")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    return parser
+def _run_all(console: Console, *, is_quick: bool) -> int:
+    """Every measurement, kept unless it is only a quick look, then the document.
+
+    Each is a process of its own: one that breaks stops no other, and none finds memory that another has filled.
+    """
+    failed, left_out = [], []
+    for command in COMMANDS:
+        if is_quick and not command.keeps:
+            continue
+        console.rule(f"[bold]{command.name}[/]: {command.about}", align="left")
+        arguments = ([QUICK] if is_quick else ["--keep"]) if command.keeps else []
+        started = [sys.executable, "-m", "bench", command.name, *arguments]
+        code = subprocess.run(started, cwd=ROOT, check=False).returncode
+        if code == NOT_HERE:
+            left_out.append(command.name)
+        elif code:
+            failed.append(command.name)
+    if left_out:
+        console.print(f"bench: left out, their data is not here: {', '.join(left_out)}", style="yellow", markup=False)
+    if failed:
+        console.print(f"bench: failed: {', '.join(failed)}", style="red", markup=False)
+    return int(bool(failed))
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError("takes NAME=VALUE")
-    return name, value
-
-
-def _scenarios(names: Sequence[str] | None) -> list[Scenario]:
-    return [each for each in SCENARIOS if (each.name in names if names else each.is_usual)]
-
-
-def _targets(names: Sequence[str] | None) -> list[Target]:
-    """Those named with the two references, or the usual ones."""
-    wanted = {"upstream", "floor", *names} if names else {each.name for each in TARGETS if each.is_usual}
-    return [each for each in TARGETS if each.name in wanted]
+def _usage() -> Table:
+    shown = Table(title="python -m bench [--quick | COMMAND [OPTIONS]]", title_justify="left", box=None)
+    shown.add_column("command", style="bold", no_wrap=True)
+    shown.add_column("")
+    for command in COMMANDS:
+        shown.add_row(command.name, command.about)
+    shown.add_row("", "Without a command: all of them, kept in bench/results and rendered; with --quick, just tried.")
+    return shown
 
 
 if __name__ == "__main__":

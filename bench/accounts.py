@@ -25,6 +25,8 @@ class Usage:
     own_peak_mb: float
     """The largest resident memory of its processes since `reset_peaks`, added up."""
     store_peak_mb: float
+    beside_cpu_s: float = 0.0
+    """What of `own_cpu_s` was used by processes that step back when others want the processor: those that learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +34,24 @@ class _Process:
     pid: int
     parent: int
     name: str
+    niceness: int
     reaped_s: float
     """CPU time of its children that have ended."""
 
 
 def usage_of(root: int) -> Usage:
     """What the process and its descendants have used so far."""
-    own_s = store_s = own_mb = store_mb = 0.0
+    own_s = beside_s = store_s = own_mb = store_mb = 0.0
+    serving = _process(root)
     for process in _tree(root):
         cpu_s, peak_mb = process.reaped_s + _cpu_s(process.pid), _peak_mb(process.pid)
         if process.name in STORES:
             store_s, store_mb = store_s + cpu_s, store_mb + peak_mb
         else:
             own_s, own_mb = own_s + cpu_s, own_mb + peak_mb
-    return Usage(own_s, store_s, own_mb, store_mb)
+            if serving is not None and process.niceness > serving.niceness:
+                beside_s += cpu_s
+    return Usage(own_s, store_s, own_mb, store_mb, beside_s)
 
 
 def reset_peaks(root: int) -> None:
@@ -80,7 +86,7 @@ def _process(pid: int) -> _Process | None:
     before, _, after = text.rpartition(")")
     fields = after.split()
     reaped = int(fields[13]) + int(fields[14])
-    return _Process(pid, int(fields[1]), before.partition("(")[2], reaped * TICK_S)
+    return _Process(pid, int(fields[1]), before.partition("(")[2], int(fields[16]), reaped * TICK_S)
 
 
 def _cpu_s(pid: int) -> float:

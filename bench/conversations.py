@@ -8,21 +8,31 @@ words in a cache.
 import hashlib
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 import msgspec
 
 from bench.people import INSTRUCTIONS, Speaker
 from bench.scenarios import Scenario, Target
+from memproxy.records import JsonObject
 
-CLIENT_HEADERS = (
-    "accept: application/json\r\naccept-encoding: gzip, deflate\r\nconnection: keep-alive\r\n"
-    "content-type: application/json\r\nauthorization: Bearer sk-bench-0123456789abcdef0123456789abcdef\r\n"
-    "user-agent: OpenAI/Python 3.54.0\r\nx-stainless-arch: x64\r\nx-stainless-async: false\r\n"
-    "x-stainless-lang: python\r\nx-stainless-os: Linux\r\nx-stainless-package-version: 3.54.0\r\n"
-    "x-stainless-retry-count: 0\r\nx-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.11.9\r\n"
-)
+CLIENT_HEADERS: Mapping[str, str] = {
+    "accept": "application/json",
+    "accept-encoding": "gzip, deflate",
+    "connection": "keep-alive",
+    "content-type": "application/json",
+    "authorization": "Bearer sk-bench-0123456789abcdef0123456789abcdef",
+    "user-agent": "OpenAI/Python 3.54.0",
+    "x-stainless-arch": "x64",
+    "x-stainless-async": "false",
+    "x-stainless-lang": "python",
+    "x-stainless-os": "Linux",
+    "x-stainless-package-version": "3.54.0",
+    "x-stainless-retry-count": "0",
+    "x-stainless-runtime": "CPython",
+    "x-stainless-runtime-version": "3.11.9",
+}
 """As OpenAI's Python client sends them: headers are a good part of what a relay has to do."""
 
 _HISTORY_SENTENCES = 3
@@ -48,36 +58,58 @@ class Conversation:
 
     def next_request(self) -> bytes:
         """The next request, head and body."""
-        words = self._speaker.question(self._number * 100 + self.turn)
-        self._messages += b"," + _message("user", words)
-        body = self._begin + self._messages + b"]}"
-        self._messages += b"," + self._answer
+        request = self._request(json_message("user", self._question()))
         self.turn += 1
+        self._add(self._answer)
+        return request
+
+    def _question(self) -> str:
+        return self._speaker.question(self._number * 100 + self.turn)
+
+    def _request(self, message: bytes) -> bytes:
+        """Everything so far and this message."""
+        self._add(message)
+        body = self._begin + self._messages + b"]}"
         return self._head + b"content-length: %d\r\n\r\n" % len(body) + body
+
+    def _add(self, message: bytes) -> None:
+        self._messages += b"," + message
 
 
 class Conversations:
     """Different conversations of one kind without end. `seed` must differ between all that one server is asked."""
 
-    def __init__(self, scenario: Scenario, target: Target, *, answer: str, users: Sequence[str], seed: str) -> None:
+    conversation_type = Conversation
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        target: Target,
+        *,
+        answer: str,
+        users: Sequence[str],
+        seed: str,
+        tools: Sequence[JsonObject] = (),
+    ) -> None:
         self._target = target
         self._users = users
         self._seed = seed
         self._speaker = Speaker(random.Random(seed), hashlib.blake2b(seed.encode(), digest_size=3).hexdigest().upper())
         self._numbers = itertools.count()
-        self._answer = _message("assistant", answer)
-        self._instructions = _message("system", INSTRUCTIONS)
+        self._answer = json_message("assistant", answer)
+        self._instructions = json_message("system", INSTRUCTIONS)
         self._history = _history(scenario.history_bytes, Speaker(random.Random(0), "OLD"))
         stream = b',"stream":true' if scenario.is_stream else b""
-        self._begin = b'{"model":"%s"%s,"temperature":0.2,"messages":[' % (scenario.model.encode(), stream)
+        offered = b',"tools":' + msgspec.json.encode(tools) if tools else b""
+        self._begin = b'{"model":"%s"%s%s,"temperature":0.2,"messages":[' % (scenario.model.encode(), stream, offered)
 
     def new(self) -> Conversation:
         """The next user's next conversation."""
         number = next(self._numbers)
         before = self._instructions
         if self._history:
-            before += b"," + _message("user", self._speaker.question(number)) + self._history
-        return Conversation(
+            before += b"," + json_message("user", self._speaker.question(number)) + self._history
+        return self.conversation_type(
             self._head(self._users[number % len(self._users)], number),
             before,
             answer=self._answer,
@@ -87,14 +119,15 @@ class Conversations:
         )
 
     def _head(self, user: str, number: int) -> bytes:
-        headers = {"host": "127.0.0.1", "x-memproxy-user": user, **self._target.headers}
+        headers = {"host": "127.0.0.1", "x-memproxy-user": user, **CLIENT_HEADERS, **self._target.headers}
         if self._target.is_named:
             headers["x-memproxy-session"] = quote(f"{self._seed}-{number}")
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"POST {self._target.path} HTTP/1.1\r\n{lines}{CLIENT_HEADERS}".encode()
+        return f"POST {self._target.path} HTTP/1.1\r\n{lines}".encode()
 
 
-def _message(role: str, words: str) -> bytes:
+def json_message(role: str, words: str) -> bytes:
+    """A message of plain words."""
     return msgspec.json.encode({"role": role, "content": words})
 
 
@@ -104,7 +137,7 @@ def _history(size: int, speaker: Speaker) -> bytes:
     for number in itertools.count():
         role = "user" if number % 2 else "assistant"
         if len(pieces) >= size and role == "assistant":
-            return pieces and pieces + b"," + _message(role, speaker.question(number))
+            return pieces and pieces + b"," + json_message(role, speaker.question(number))
         words = " ".join(speaker.question(number * _HISTORY_SENTENCES + at) for at in range(_HISTORY_SENTENCES))
-        pieces += b"," + _message(role, words)
+        pieces += b"," + json_message(role, words)
     raise AssertionError("endless")

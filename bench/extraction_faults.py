@@ -1,4 +1,4 @@
-"""Learning under faults, with real processes: `python -m bench.extraction_faults`.
+"""Learning under faults, with real processes: `python -m bench extraction-faults`.
 
 A memproxy serves, three `memproxy worker` processes learn, and 2,000 turns of the dialogues are said through the proxy.
 Meanwhile workers are killed with SIGKILL at random, the store is killed and restarted, and the model answers 429, 500,
@@ -32,9 +32,14 @@ import msgspec
 import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
+from bench import results
 from bench.client import Connection, LoadError
 from bench.dialogue_turns import DIALOGUES, Said, read_turns, sessions_of
+from bench.extraction_faults_part import rows_of
 from bench.faulty_model import EXTRACTION_MODEL, FaultyModel
 from bench.processes import ROOT, free_port, launched
 from bench.worker_crew import Crew
@@ -49,6 +54,9 @@ from memproxy.storage.dead_letters import DeadLetters
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore
 from memproxy.storage.queue import Stage, TurnQueue
+
+NAME = "extraction-faults"
+TURNS, QUICK_TURNS = 2_000, 40
 
 WORKERS = 3
 SPEAKERS_AT_ONCE = 12
@@ -84,6 +92,9 @@ class Trouble:
     """At random within these."""
     restarts: int = 8
     restart_every_s: tuple[float, float] = (12.0, 25.0)
+
+
+QUICK_TROUBLE = Trouble(kills=2, kill_every_s=(1.0, 2.0), restarts=1, restart_every_s=(2.0, 4.0))
 
 
 @dataclass(slots=True)
@@ -356,44 +367,32 @@ async def _latency(scene: Scene, turns: Sequence[Said]) -> dict[str, float]:
 
 def show(result: Result) -> None:
     """Print the numbers."""
-    lost = f"{len(result.missing)} {result.missing[:5]}, {len(result.doubled)} {result.doubled[:5]}"
-    rows: dict[str, object] = {
-        "turns said": f"{result.turns} in {result.said_s:.0f} s, {result.degraded} while the store was away",
-        "learned after": f"{result.drained_s:.0f} s",
-        "workers killed": result.worker_kills,
-        "store restarted": result.store_restarts,
-        "model calls": ", ".join(f"{count} {name}" for name, count in result.model_calls.items()),
-        "given up, then tried again": f"{sum(result.dead.values())} {result.dead or ''}",
-        "observations stored once": f"{result.stored} of {result.observations}",
-        "missing, doubled": lost,
-        "memories of what was said": result.said,
-        "strangers' records touched": f"{result.strangers_touched} of {result.strangers}; stray users {result.scopes}",
-        "left in the queue": result.left,
-        **{f"latency, {name}": f"{value:.2f}" for name, value in result.latency_ms.items()},
-        "holds": "yes" if result.holds else "NO",
-    }
-    for name, value in rows.items():
-        print(f"{name:28} {value}")
+    shown = Table(box=SIMPLE_HEAD, show_header=False)
+    for name, value in rows_of(asdict(result) | {"holds": result.holds}):
+        shown.add_row(name, value)
+    Console().print(shown, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print; the exit code is 1 when something does not hold."""
-    parser = argparse.ArgumentParser(prog="python -m bench.extraction_faults", description="Learning under faults.")
-    parser.add_argument("--turns", type=int, default=2_000)
+    parser = argparse.ArgumentParser(prog="python -m bench extraction-faults", description="Learning under faults.")
+    results.add_arguments(parser, NAME)
+    parser.add_argument("--turns", type=int, help=f"default {TURNS:,}; {QUICK_TURNS} with --quick")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dialogues", type=Path, default=DIALOGUES)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--no-latency", action="store_true", help="do not measure what workers cost the requests")
     chosen = parser.parse_args(arguments)
     if not chosen.dialogues.exists():
-        print(f"There are no dialogues at {chosen.dialogues}.")
-        return 2
-    turns = read_turns(chosen.dialogues, count=chosen.turns)
-    trouble = Trouble(kills=max(3, chosen.turns // 50), restarts=max(2, chosen.turns // 250))
-    result = uvloop.run(run(turns, seed=chosen.seed, trouble=trouble, measures_latency=not chosen.no_latency))
+        print(f"There are no dialogues at {chosen.dialogues}: they are no part of the project.")
+        return results.NOT_HERE
+    turns = read_turns(chosen.dialogues, count=chosen.turns or (QUICK_TURNS if chosen.quick else TURNS))
+    kills, restarts = max(3, len(turns) // 50), max(2, len(turns) // 250)
+    trouble = QUICK_TROUBLE if chosen.quick else Trouble(kills=kills, restarts=restarts)
+    measures_latency = not (chosen.no_latency or chosen.quick)
+    with Console(stderr=True).status(f"saying {len(turns):,} turns, and learning from them under faults"):
+        result = uvloop.run(run(turns, seed=chosen.seed, trouble=trouble, measures_latency=measures_latency))
     show(result)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(asdict(result), indent=1))
+    results.write(chosen, NAME, asdict(result) | {"holds": result.holds})
     return 0 if result.holds else 1
 
 

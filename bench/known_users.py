@@ -6,7 +6,7 @@ than the one before it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,26 @@ from typing import Any
 from redis.asyncio import Redis
 
 from bench.client import LoadError
-from bench.people import memories_of
+from bench.people import handed_out, memories_of
 from memproxy.embedding import LocalEmbedder
-from memproxy.memory.long_term import LongTermMemory
+from memproxy.memory.indexing import Indexer
 from memproxy.storage import schema
 from memproxy.storage.connection import open_redis
 from memproxy.storage.embedded import EmbeddedStore
 from memproxy.storage.long_term import LongTermStore
+from memproxy.storage.memory_documents import IndexedMemory
 
-BATCH = 200
-"""Memories written, or keys deleted, at a time."""
+BATCH = 1_000
+"""Keys deleted at a time."""
+
+WRITTEN = 5_000
+"""Memories written between two calls of `progress`."""
+
+QUIET_USER, QUIET_MEMORIES = "quiet", 100
+"""Those who fill the store up and never ask."""
+
+SCANNED = 5_000
+"""Keys looked at in one round trip."""
 
 SETTLE_POLL_S = 0.05
 SETTLE_DEADLINE_S = 60.0
@@ -39,18 +49,31 @@ class KnownUsers:
         self._learns = learns
         self._kept: set[bytes] = set()
 
-    async def load(self, users: Mapping[int, Sequence[str]]) -> None:
-        """Store memories of these users, by how many each has, as if they had been learned."""
+    async def load(
+        self, users: Mapping[int, Sequence[str]], *, in_all: int = 0, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Store memories of these users, by how many each has, as if they had been learned; 10,000 take a second.
+
+        Other users get as many as there must be `in_all`. `progress` is told how many were written since it was last.
+        """
         embedder = LocalEmbedder()
         store = LongTermStore(self._redis, model=embedder.name, dims=embedder.dims)
         await store.ensure_index()
-        long_term = LongTermMemory(store, embedder)
-        for memories, names in users.items():
-            for user in names:
-                records = list(memories_of(user, memories))
-                for at in range(0, len(records), BATCH):
-                    await long_term.remember(records[at : at + BATCH])
-        self._kept = {key async for key in self._redis.scan_iter(count=1_000)}
+        known = await Indexer(embedder).indexed(list(memories_of("everybody", max(QUIET_MEMORIES, *users))))
+        waiting: list[IndexedMemory] = []
+
+        async def write() -> None:
+            await store.write(waiting)
+            if progress is not None:
+                progress(len(waiting))
+            waiting.clear()
+
+        for user, count in _shares(users, in_all=in_all):
+            waiting += handed_out(known, user, count)
+            if len(waiting) >= WRITTEN:
+                await write()
+        await write()
+        self._kept = {key async for key in self._redis.scan_iter(count=SCANNED)}
 
     async def settled(self) -> None:
         """Wait until all turns are recorded and, if somebody learns from them, learned. Raises LoadError."""
@@ -68,7 +91,7 @@ class KnownUsers:
         """Delete all that was not there after `load`."""
         new = [
             key
-            async for key in self._redis.scan_iter(count=1_000)
+            async for key in self._redis.scan_iter(count=SCANNED)
             if key not in self._kept and not key.decode().startswith(KEPT_KINDS)
         ]
         for at in range(0, len(new), BATCH):
@@ -88,6 +111,17 @@ class KnownUsers:
     def _pipeline(self) -> Any:
         """Any: redis-py types a queued command as something to await, which it is not."""
         return self._redis.pipeline(transaction=False)
+
+
+def _shares(users: Mapping[int, Sequence[str]], *, in_all: int) -> Iterator[tuple[str, int]]:
+    """Each user with the number of their memories."""
+    left = in_all
+    for count, names in users.items():
+        for user in names:
+            yield user, count
+            left -= count
+    for number, at in enumerate(range(0, left, QUIET_MEMORIES)):
+        yield f"{QUIET_USER}-{number}", min(QUIET_MEMORIES, left - at)
 
 
 @asynccontextmanager

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from bench.client import Answer, Connection, LoadError
 from bench.conversations import Conversation, Conversations
 from bench.scenarios import Scenario, Target
@@ -34,6 +36,8 @@ class Tally:
     """Answers without what memory could not do in time."""
     sent: int = 0
     """Requests in all, those before the clock was started included."""
+    tools_run: int = 0
+    """Tool calls that the client ran while the clock was on."""
     wall_s: float = 0.0
     client_cpu_s: float = 0.0
 
@@ -63,9 +67,11 @@ class Load:
 
     async def run(self) -> None:
         """Ask until the slice's time is up. Raises LoadError at the first answer that is wrong."""
+        self.tally.tools_run = 0
         began, cpu = time.perf_counter(), time.process_time()
-        until = began + self._scenario.slice_s
-        async with asyncio.timeout(self._scenario.slice_s + GRACE_S), asyncio.TaskGroup() as group:
+        slice_s = self._scenario.slice_s * self._target.patience
+        until = began + slice_s
+        async with asyncio.timeout(slice_s + GRACE_S), asyncio.TaskGroup() as group:
             for connection, running in zip(self._connections, self._open, strict=True):
                 _ = group.create_task(self._lead(connection, running, is_on=lambda: self._has_time(until)))
         self.tally.wall_s = time.perf_counter() - began
@@ -81,7 +87,7 @@ class Load:
 
     async def _begin(self, connection: Connection, running: list[Conversation]) -> None:
         for conversation in running or [self._conversations.new()]:
-            self._check(conversation, await connection.ask(conversation.next_request()))
+            await self._turn(connection, conversation)
 
     async def _lead(self, connection: Connection, running: list[Conversation], *, is_on: Callable[[], bool]) -> None:
         """Continue each conversation in turn; one that is over makes room for a new one."""
@@ -93,26 +99,37 @@ class Load:
                 current = conversation
                 if conversation.turn == self._scenario.turns:
                     current = running[place] = self._conversations.new()
-                answer = await connection.ask(current.next_request())
-                self._check(current, answer)
-                self._count(current, answer)
+                self._count(current, await self._turn(connection, current))
+
+    async def _turn(self, connection: Connection, conversation: Conversation) -> Answer:
+        """Say the conversation's next message and give what was answered to it, checked."""
+        answer = await connection.ask(conversation.next_request())
+        self._check(conversation, answer)
+        return answer
 
     def _check(self, conversation: Conversation, answer: Answer) -> None:
         """Raises LoadError unless the answer is exactly the upstream's and, where it must, was given with memory."""
         self.tally.sent += 1
-        if answer.status != 200 or answer.body != self._expected:
+        if answer.status != 200 or not self._is_right(answer):
             raise LoadError(
-                f"{self._target.title} answered {answer.status} with {len(answer.body)} bytes in place of "
+                f"answered {answer.status} with {len(answer.body)} bytes in place of "
                 f"{len(self._expected)}: {answer.body[:300]!r}"
             )
         if not self._target.remembers:
             return
         session = answer.header(b"x-memproxy-session")
         if not session:
-            raise LoadError(f"{self._target.title} answered without memory")
+            raise LoadError("answered without memory")
         if conversation.turn == 1:
             conversation.session = session
         self.tally.degraded += bool(answer.header(b"x-memproxy-degraded"))
+
+    def _is_right(self, answer: Answer) -> bool:
+        """Whether it is the upstream's answer, word by word where it is not so byte by byte."""
+        if self._target.is_verbatim:
+            return answer.body == self._expected
+        said = streamed_words if self._scenario.is_stream else whole_words
+        return said(answer.body) == said(self._expected)
 
     def _count(self, conversation: Conversation, answer: Answer) -> None:
         tally = self.tally
@@ -122,3 +139,22 @@ class Load:
         if self._target.remembers:
             tally.memories += int(answer.header(b"x-memproxy-memories") or 0)
             tally.recognised += conversation.turn > 1 and answer.header(b"x-memproxy-session") == conversation.session
+
+
+def whole_words(body: bytes) -> str | None:
+    """What the assistant says in an answer that is no stream; None when it is none."""
+    try:
+        return str(msgspec.json.decode(body)["choices"][0]["message"]["content"])
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return None
+
+
+def streamed_words(body: bytes) -> str | None:
+    """What the assistant says in a stream; None when it has no end, or an event is none."""
+    if not body.endswith(b"data: [DONE]\n\n"):
+        return None
+    try:
+        events = [msgspec.json.decode(line[6:]) for line in body.split(b"\n\n")[:-2]]
+        return "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return None

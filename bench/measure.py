@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.accounts import Usage, reset_peaks, usage_of
+from bench.agents import AgentConversations, AgentLoad
 from bench.client import Connection, LoadError
 from bench.conversations import Conversations
 from bench.known_users import KnownUsers
@@ -32,13 +33,18 @@ class Measured:
     opening_p50_ms: float | None
     running_p50_ms: float | None
     cpu_ms: float
-    """Of the target itself, with its workers if it has any, without its store."""
+    """Of the processes that serve."""
+    learning_cpu_ms: float
+    """Of the process that learns beside them."""
     store_cpu_ms: float
     total_cpu_ms: float
+    """All three."""
     client_cpu_ms: float
     """Of the load generator: what limits the figures when it is not small beside the others."""
     peak_mb: float
     store_peak_mb: float
+    tools_run: float
+    """Tool calls that the client ran, of each turn."""
     memories: float
     """Memories put into a request, on average."""
     degraded: float
@@ -71,8 +77,9 @@ async def measure(bench: Bench, scenario: Scenario, target: Target, *, number: i
     body, words = bench.answers[scenario.model, scenario.is_stream]
     seed = f"{scenario.name}-{target.name}-{number}"
     users = bench.users.get(target.memories, ("nobody",))
-    conversations = Conversations(scenario, target, answer=words, users=users, seed=seed)
-    load = Load(scenario, target, conversations=conversations, expected=body)
+    conversations_type, load_type = (AgentConversations, AgentLoad) if scenario.runs_tools else (Conversations, Load)
+    conversations = conversations_type(scenario, target, answer=words, users=users, seed=seed)
+    load = load_type(scenario, target, conversations=conversations, expected=body)
     settles = store if target.remembers else None
     recorded = await _recorded(server) if settles else 0
     try:
@@ -88,13 +95,24 @@ async def measure(bench: Bench, scenario: Scenario, target: Target, *, number: i
     except ExceptionGroup as failures:
         server.check_alive()
         first = failures.subgroup(LoadError)
-        raise first.exceptions[0] if first else failures from None
+        raise LoadError(f"{target.title}: {_innermost(first)}") if first else failures from None
+    except TimeoutError:
+        server.check_alive()
+        raise LoadError(f"{target.title}: its answers did not come in time") from None
     finally:
         load.close()
     share = (await _recorded(server) - recorded) / load.tally.sent if settles else None
     if settles:
         await settles.restore()
     return _summed_up(load.tally, before, after, recorded=share)
+
+
+def _innermost(failures: BaseExceptionGroup[LoadError]) -> BaseException:
+    """The first failure, however deep groups within groups hide it."""
+    first: BaseException = failures
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 async def _recorded(server: Server) -> int:
@@ -108,6 +126,7 @@ async def _recorded(server: Server) -> int:
 def _summed_up(tally: Tally, before: Usage, after: Usage, *, recorded: float | None) -> Measured:
     count = len(tally.latencies_s)
     own_ms = 1000 * (after.own_cpu_s - before.own_cpu_s) / count
+    learning_ms = 1000 * (after.beside_cpu_s - before.beside_cpu_s) / count
     store_ms = 1000 * (after.store_cpu_s - before.store_cpu_s) / count
     return Measured(
         requests=count,
@@ -118,12 +137,14 @@ def _summed_up(tally: Tally, before: Usage, after: Usage, *, recorded: float | N
         first_byte_p50_ms=1000 * percentile(tally.first_bytes_s, 0.50),
         opening_p50_ms=1000 * percentile(tally.opening_s, 0.50) if tally.opening_s else None,
         running_p50_ms=1000 * percentile(tally.running_s, 0.50) if tally.running_s else None,
-        cpu_ms=own_ms,
+        cpu_ms=own_ms - learning_ms,
+        learning_cpu_ms=learning_ms,
         store_cpu_ms=store_ms,
         total_cpu_ms=own_ms + store_ms,
         client_cpu_ms=1000 * tally.client_cpu_s / count,
         peak_mb=after.own_peak_mb,
         store_peak_mb=after.store_peak_mb,
+        tools_run=tally.tools_run / count,
         memories=tally.memories / count,
         degraded=tally.degraded / tally.sent,
         recognised=tally.recognised / len(tally.running_s) if tally.running_s and recorded is not None else None,

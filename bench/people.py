@@ -5,12 +5,16 @@ message.
 """
 
 import random
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from msgspec.structs import replace
+
 from memproxy.identity import SINGLE_TENANT
 from memproxy.records import MemoryRecord, MemoryType, Scope
+from memproxy.storage.memory_documents import IndexedMemory
 
 _RELATIONS = (
     "sister", "brother", "mother", "father", "daughter", "son", "aunt", "uncle", "cousin", "neighbour",
@@ -91,3 +95,15 @@ def memories_of(user: str, count: int) -> Iterator[MemoryRecord]:
             created_at=began + timedelta(minutes=number),
             session=f"before-{number // 10}",
         )
+
+
+def handed_out(known: Sequence[IndexedMemory], user: str, count: int) -> Iterator[IndexedMemory]:
+    """A user's share of what is known already, vectors and all: another share for each, cheap to make.
+
+    Nobody sees that others were told the same, and a search has as much to do. `count` at most as many as there are.
+    """
+    scope, start = scope_of_user(user), zlib.crc32(user.encode()) % len(known)
+    for number in range(count):
+        given = known[(start + number) % len(known)]
+        record = replace(given.record, id=f"{user}-{number}", scope=scope)
+        yield IndexedMemory(record, given.text_terms, given.context_terms, given.vector)

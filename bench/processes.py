@@ -57,19 +57,29 @@ class Server:
         return self.log.read_text("utf-8", "replace")[-2_000:]
 
 
+PYTHON = (sys.executable, "-m")
+
+
 @asynccontextmanager
 async def launched(
-    name: str, command: Sequence[str], *, port: int, folder: Path, settings: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str],
+    *,
+    port: int,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    program: Sequence[str] = PYTHON,
 ) -> AsyncIterator[Server]:
-    """A Python module as a server, which may not be ready yet; it is stopped at the end.
+    """A server as a process of its own, which may not be ready yet; it is stopped at the end.
 
-    `command` is what stands behind `python -m`. `settings` are memproxy's; none come from our own environment.
+    `command` is what stands behind the program, by default `python -m`. `settings` are added to its environment, which
+    holds none of memproxy's otherwise.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MEMPROXY_")}
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220  forking takes a millisecond, and nobody else is on this loop
-            [sys.executable, "-m", *command],
+            [*program, *command],
             cwd=ROOT,
             env=clean | dict(settings or {}),
             stdin=subprocess.DEVNULL,

@@ -1,257 +1,176 @@
-"""Measure what long-term memory finds, through a real store and without any model: `python -m bench.retrieval`.
+"""How often memproxy puts the right evidence before the model: `python -m bench retrieval`.
 
-Three measurements:
+Recorded dialogues are said through the HTTP endpoint, turn by turn, and questions about them are asked there, too. What
+counts is what stood in the block that the model server got: recall is the share of a question's evidence turns that it
+told. First with what was said alone, then with the dataset's facts stored beside it, as a model would have extracted
+them; at several limits on memories and on tokens. No model is asked anywhere.
 
-1. *Found.* Each conversation is a user, each turn a memory with the two turns before it as context. Every question is
-   asked; recall@k is the share of its evidence turns among the first k. As the proxy asks, and as code does.
-2. *The floor.* The same with the floor: what survives, and how much is told to a user who is asked about somebody
-   else's life ("strangers"), in whole conversations and in random pieces of ten turns.
-3. *Few memories.* `small_stores.json`: people with one to nine memories, and messages that some or none of these are
-   about.
-
-The floor's figures were chosen on these same conversations and messages: 2 and 3 show its trade, not what to expect
-elsewhere. The conversations are not part of the project; without them, only the third is measured.
+Questions about other people's dialogues show what the relevance floor holds back, and the same questions without it,
+straight at the engine, what it costs.
 """
 
 import argparse
-import asyncio
-import json
-import random
-import statistics
-import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from msgspec.structs import replace as with_scope
+import uvloop
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-from memproxy.embedding import LocalEmbedder
-from memproxy.memory.long_term import LongTermMemory
-from memproxy.memory.search import Query, SearchMode
-from memproxy.records import MemoryRecord, MemoryType, Scope
-from memproxy.storage.connection import open_redis
-from memproxy.storage.embedded import EmbeddedStore
-from memproxy.storage.long_term import LongTermStore
-from memproxy.storage.memory_filter import Filter, of_scope
-from memproxy.storage.query_engine import require_query_engine
+from bench import results
+from bench.client import LoadError
+from bench.dialogue_turns import DIALOGUES
+from bench.retrieval_dialogues import Asked, Dialogue, foreign_questions, own_questions, read_dialogues
+from bench.retrieval_few import measure_few
+from bench.retrieval_part import KINDS, tables
+from bench.retrieval_replay import Limits, Proxy, Stage, proxy, staged
+from bench.retrieval_scores import Evidence, Received, foreign_scores, own_scores, search_ms
+from memproxy.errors import MemproxyError
+from memproxy.records import JsonObject
 
-HERE = Path(__file__).parent
-DIALOGUES = HERE.parent.parent / "shared" / "data" / "dialogues.json"
-SMALL_STORES = HERE / "small_stores.json"
-PIECES = 12
-"""Random pieces of each conversation; with ten turns each."""
-PIECE_TURNS = 10
-TOLD = 10
+NAME = "retrieval"
+WIDTH = 130
+
+AT_MEMORIES, AT_TOKENS = (5, 10, 20), (400, 500, 800, 1_000, 1_600, 2_000)
+FLOOR_AT = 10
 """Memories told at most, where the floor is measured."""
 
+FOREIGN = 200
+"""Questions about others, for each dialogue."""
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question and the ids of the turns that answer it."""
-
-    text: str
-    evidence: frozenset[str]
+QUICK_QUESTIONS, QUICK_FOREIGN, QUICK_TOKENS = 15, 15, (800,)
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """One user's memories, and questions about them."""
+class Plan:
+    """What is measured."""
 
-    scope: Scope
-    records: tuple[MemoryRecord, ...]
-    questions: tuple[Question, ...]
+    dialogues: Sequence[Dialogue]
+    own: Sequence[Asked]
+    foreign: Sequence[Asked]
+    at_memories: Sequence[int] = AT_MEMORIES
+    at_tokens: Sequence[int] = AT_TOKENS
 
+    @property
+    def limits(self) -> Iterator[tuple[str, int, Limits]]:
+        """By what is limited, to how much."""
+        for memories in self.at_memories:
+            yield "memories", memories, Limits(memories=memories)
+        for tokens in self.at_tokens:
+            yield "tokens", tokens, Limits(tokens=tokens)
 
-def read_conversations(path: Path) -> list[Conversation]:
-    """The conversations of a file in the form of `dialogues.json`."""
-    return [_conversation(raw) for raw in json.loads(path.read_text("utf-8"))["conversations"]]
-
-
-def _conversation(raw: dict[str, Any]) -> Conversation:
-    scope = Scope("bench", raw["id"])
-    questions = tuple(Question(asked["question"], frozenset(asked["evidence"])) for asked in raw["questions"])
-    return Conversation(scope, tuple(_turns(scope, raw["records"])), questions)
-
-
-def _turns(scope: Scope, turns: Sequence[dict[str, Any]]) -> Iterator[MemoryRecord]:
-    sitting: list[str] = []
-    for at, turn in enumerate(turns):
-        if at and turns[at - 1]["session"] != turn["session"]:
-            sitting = []
-        yield MemoryRecord(
-            id=turn["id"],
-            scope=scope,
-            text=turn["memory"],
-            type=MemoryType.MESSAGE,
-            created_at=datetime.fromisoformat(turn["created_at"]).replace(tzinfo=UTC),
-            session=str(turn["session"]),
-            speaker=turn["speaker"],
-            context=" ".join(sitting[-2:]),
-        )
-        sitting.append(turn["memory"])
+    @property
+    def steps(self) -> int:
+        """Requests in all."""
+        said = sum(len(dialogue.turns) for dialogue in self.dialogues)
+        once = len(self.own) * (len(self.at_memories) + len(self.at_tokens) + 1) + len(self.foreign)
+        return said + len(KINDS) * once
 
 
-def pieces_of(conversation: Conversation, rng: random.Random) -> Iterator[Conversation]:
-    """Users who only had ten turns of the conversation, in a row or here and there, with the questions these answer."""
-    records = conversation.records
-    for number in range(PIECES):
-        start = rng.randrange(len(records) - PIECE_TURNS)
-        chosen = records[start : start + PIECE_TURNS] if number % 2 else tuple(rng.sample(records, PIECE_TURNS))
-        scope = replace(conversation.scope, user=f"{conversation.scope.user} piece {number}")
-        ids = {record.id for record in chosen}
-        questions = tuple(
-            replace(asked, evidence=asked.evidence & ids) for asked in conversation.questions if asked.evidence & ids
-        )
-        yield Conversation(scope, tuple(with_scope(record, scope=scope) for record in chosen), questions)
+Step = Callable[[], None]
 
 
-Ask = Callable[[Conversation, str], Awaitable[list[str]]]
-"""Gives the ids of what is found for a user's question, best first."""
+async def measure(plan: Plan, *, step: Step) -> JsonObject:
+    """All figures. Raises LoadError, MemproxyError."""
+    evidence = Evidence(plan.dialogues)
+    kinds: JsonObject = {}
+    async with staged() as stage:
+        async with proxy(stage, Limits(), learns=True) as talked:
+            for dialogue in plan.dialogues:
+                async for _ in talked.say(dialogue):
+                    step()
+            await talked.learned()
+        kinds["said"] = await _measure_kind(plan, stage, evidence, step=step)
+        async with proxy(stage, Limits()) as noting:
+            for dialogue in plan.dialogues:
+                await noting.note(dialogue)
+        kinds["noted"] = await _measure_kind(plan, stage, evidence, step=step)
+        async with proxy(stage, Limits()) as other:
+            few = await measure_few(other.instance.services.long_term)
+    return {
+        "dialogues": len(plan.dialogues),
+        "turns": sum(len(dialogue.turns) for dialogue in plan.dialogues),
+        "facts": sum(len(dialogue.facts) for dialogue in plan.dialogues),
+        "kinds": kinds,
+        "few": few,
+    }
 
 
-def ways_to_ask(memory: LongTermMemory) -> dict[str, Ask]:
-    """As the proxy asks, and as code does in each mode."""
-
-    def as_proxy(*, floor: bool) -> Ask:
-        async def ask(user: Conversation, question: str) -> list[str]:
-            found = await memory.search(user.scope, question, limit=20, relevant_only=floor)
-            return [scored.record.id for scored in found]
-
-        return ask
-
-    def as_code(mode: SearchMode | None) -> Ask:
-        async def ask(user: Conversation, question: str) -> list[str]:
-            query = Query(question, mode, where=Filter(of_scope(user.scope)), limit=20)
-            return [match.record.id for match in (await memory.find(user.scope.tenant, query)).memories]
-
-        return ask
-
-    modes = {f"code, {mode or 'no mode'}": as_code(mode) for mode in (None, *SearchMode)}
-    return {"without floor": as_proxy(floor=False), "with floor": as_proxy(floor=True), **modes}
+async def _measure_kind(plan: Plan, stage: Stage, evidence: Evidence, *, step: Step) -> JsonObject:
+    figures: JsonObject = {"memories": {}, "tokens": {}}
+    for limited, value, limits in plan.limits:
+        async with proxy(stage, limits) as asked:
+            received = [await _ask(asked, each, step) for each in plan.own]
+            figures[limited][str(value)] = own_scores(received, evidence, plan.dialogues)
+            if limited == "memories" and value == FLOOR_AT:
+                figures["search_ms"] = search_ms(received)
+                figures["foreign"] = foreign_scores([await _ask(asked, each, step) for each in plan.foreign])
+                figures["unfloored"] = own_scores(
+                    [await _unfloored(asked, each, step) for each in plan.own], evidence, plan.dialogues
+                )
+    return figures
 
 
-async def measure_found(ask: Ask, users: Sequence[Conversation], *, name: str) -> None:
-    """Print recall, reciprocal rank and time over all questions."""
-    recalls: dict[int, list[float]] = {5: [], 10: [], 20: []}
-    ranks, times = [], []
-    for user in users:
-        for asked in user.questions:
-            begun = time.perf_counter()
-            ids = await ask(user, asked.text)
-            times.append(time.perf_counter() - begun)
-            for k, values in recalls.items():
-                values.append(len(asked.evidence & set(ids[:k])) / len(asked.evidence))
-            ranks.append(next((1 / (at + 1) for at, memory_id in enumerate(ids) if memory_id in asked.evidence), 0.0))
-    shown = "  ".join(f"R@{k} {statistics.fmean(values):.3f}" for k, values in recalls.items())
-    p50 = statistics.median(times) * 1000
-    print(f"{name:14}  {shown}  MRR {statistics.fmean(ranks):.3f}  p50 {p50:.2f} ms  ({len(times)} questions)")
+async def _ask(asked: Proxy, question: Asked, step: Step) -> Received:
+    step()
+    return await asked.ask(question)
 
 
-async def measure_floor(
-    memory: LongTermMemory, users: Sequence[Conversation], *, what: str, rng: random.Random
-) -> None:
-    """Print what the floor leaves of what was found, and what it lets through of strangers' questions."""
-    survived, own, strange = [], [], []
-    for user in users:
-        for asked in user.questions:
-            unfloored = await memory.search(user.scope, asked.text, limit=TOLD, relevant_only=False)
-            told = {scored.record.id for scored in await memory.search(user.scope, asked.text, limit=TOLD)}
-            own.append(len(told))
-            if asked.evidence & {scored.record.id for scored in unfloored}:
-                survived.append(bool(asked.evidence & told))
-        for asked in rng.sample(_questions_of_others(user, users), 60):
-            told_stranger = await memory.search(user.scope, asked.text, limit=TOLD)
-            strange += [len(told_stranger)]
-    silent = statistics.fmean(not told for told in strange)
-    print(
-        f"{what:14}  of questions with evidence in the top {TOLD}, {statistics.fmean(survived):.1%} keep some;"
-        f" told: {statistics.fmean(own):.2f} to one's own question, {statistics.fmean(strange):.2f} to a stranger's"
-        f" ({silent:.0%} of these nothing)"
-    )
+async def _unfloored(asked: Proxy, question: Asked, step: Step) -> Received:
+    step()
+    return await asked.unfloored(question, limit=FLOOR_AT)
 
 
-def _questions_of_others(user: Conversation, users: Sequence[Conversation]) -> list[Question]:
-    name = str(user.scope.user).split(" ", maxsplit=1)[0]
-    others = (other for other in users if str(other.scope.user).split(" ", maxsplit=1)[0] != name)
-    return [asked for other in others for asked in other.questions]
+def show(console: Console, figures: JsonObject) -> None:
+    """Print the tables of the document's part."""
+    for title, columns, rows in tables(figures):
+        shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, header_style="dim")
+        for number, column in enumerate(columns):
+            shown.add_column(column, justify="right" if number else "left", no_wrap=True)
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
 
 
-async def measure_small_stores(memory: LongTermMemory) -> None:
-    """Print how the floor does where there are few memories."""
-    found = wanted = beside = junk = unrelated = 0
-    for person in json.loads(SMALL_STORES.read_text("utf-8"))["people"]:
-        scope = Scope("bench", f"small {person['name']}")
-        for message, relevant in person["messages"]:
-            told = {scored.record.id for scored in await memory.search(scope, message, limit=TOLD)}
-            hits = told & {str(number) for number in relevant}
-            found, wanted = found + len(hits), wanted + len(relevant)
-            beside, junk = beside + bool(relevant) * len(told - hits), junk + (not relevant) * len(told)
-            unrelated += not relevant
-    print(
-        f"few memories    found {found} of {wanted} relevant, {beside} others told beside them;"
-        f" {junk} told to {unrelated} messages that nothing is relevant to"
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit code is 1 when something did not answer as it must."""
+    parser = argparse.ArgumentParser(prog="python -m bench retrieval", description=__doc__)
+    results.add_arguments(parser, NAME)
+    parser.add_argument("--limit", type=int, metavar="N", help="at most so many questions of each dialogue")
+    parser.add_argument("--dialogues", type=Path, default=DIALOGUES, metavar="FILE", help="whose turns and questions")
+    chosen = parser.parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    if not chosen.dialogues.exists():
+        about = f"bench: left out: the dialogues are no part of the project, and not at {chosen.dialogues}"
+        console.print(about, style="yellow", markup=False)
+        return results.NOT_HERE
+    plan = _plan(read_dialogues(chosen.dialogues), limit=chosen.limit, is_quick=chosen.quick)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("saying and asking", total=plan.steps)
+            figures = uvloop.run(measure(plan, step=lambda: progress.advance(task)))
+    except (LoadError, MemproxyError) as error:
+        console.print(f"bench: {error}", style="red", markup=False)
+        return 1
+    show(console, figures)
+    results.write(chosen, NAME, figures)
+    return 0
 
 
-async def remember_small_stores(memory: LongTermMemory) -> None:
-    """Store the memories of `small_stores.json`."""
-    said_at = datetime(2025, 6, 1, tzinfo=UTC)
-    for person in json.loads(SMALL_STORES.read_text("utf-8"))["people"]:
-        scope = Scope("bench", f"small {person['name']}")
-        texts = enumerate(person["memories"])
-        await memory.remember(
-            [MemoryRecord(str(number), scope, text, MemoryType.SEMANTIC, said_at) for number, text in texts]
-        )
-
-
-@asynccontextmanager
-async def opened_memory(redis_url: str | None) -> Any:
-    """Long-term memory in the store of this address, or in a fresh one of our own."""
-    with tempfile.TemporaryDirectory() as folder:
-        if redis_url is None:
-            async with EmbeddedStore(Path(folder)) as store, opened_memory(store.url) as memory:
-                yield memory
-            return
-        async with open_redis(redis_url, connect_timeout_s=5.0, max_connections=10) as redis:
-            embedder = LocalEmbedder()
-            await require_query_engine(redis)
-            store_of_memories = LongTermStore(redis, model=embedder.name, dims=embedder.dims)
-            await store_of_memories.ensure_index()
-            yield LongTermMemory(store_of_memories, embedder)
-
-
-async def measure(users: Sequence[Conversation], redis_url: str | None) -> None:
-    """All measurements that the data at hand allows."""
-    rng = random.Random(1)
-    async with opened_memory(redis_url) as memory:
-        await remember_small_stores(memory)
-        if users:
-            pieces = [piece for user in users for piece in pieces_of(user, rng)]
-            for user in (*users, *pieces):
-                await memory.remember(user.records)
-            for name, ask in ways_to_ask(memory).items():
-                await measure_found(ask, users, name=name)
-            await measure_floor(memory, users, what="conversations", rng=rng)
-            await measure_floor(memory, pieces, what=f"{PIECE_TURNS} turns each", rng=rng)
-        await measure_small_stores(memory)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what long-term memory finds.")
-    parser.add_argument("--dialogues", type=Path, default=DIALOGUES, help="conversations with questions and evidence")
-    parser.add_argument("--redis-url", help="an empty store with the query engine; default: a fresh one of our own")
-    arguments = parser.parse_args()
-    users = []
-    if arguments.dialogues.exists():
-        users = read_conversations(arguments.dialogues)
-    else:
-        print(f"Skipped the first two: there are no conversations at {arguments.dialogues}.")
-    asyncio.run(measure(users, arguments.redis_url))
+def _plan(dialogues: Sequence[Dialogue], *, limit: int | None, is_quick: bool) -> Plan:
+    if not is_quick:
+        foreign = foreign_questions(dialogues, count=min(limit or FOREIGN, FOREIGN))
+        return Plan(dialogues, own_questions(dialogues, limit=limit), foreign)
+    one = dialogues[:1]
+    foreign = [each for each in foreign_questions(dialogues, count=QUICK_FOREIGN) if each.user == one[0].user]
+    own = own_questions(one, limit=limit or QUICK_QUESTIONS)
+    return Plan(one, own, foreign, at_memories=(FLOOR_AT,), at_tokens=QUICK_TOKENS)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,51 +1,77 @@
-"""The bench measures what it says: whole answers, all targets, and figures that come from the right place."""
+"""`relay` measures what it says: whole answers, all targets, and figures that come from the right place."""
 
 import asyncio
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
+from bench import relay
 from bench.accounts import usage_of
 from bench.client import Connection, LoadError, without_chunks
 from bench.conversations import Conversations
-from bench.measure import percentile
+from bench.load import streamed_words, whole_words
+from bench.measure import Bench, percentile
+from bench.relay_part import part
 from bench.report import RATIOS, ratios
-from bench.scenarios import SCENARIOS, TARGETS, USERS, Plan
+from bench.scenarios import SCENARIOS, TARGETS, USERS, Host, Plan, Scenario, Target
 from memproxy.demo.scripted_model import ScriptedModel
 
 ROOT = Path(__file__).parent.parent.parent
-USUAL_TARGETS = [target for target in TARGETS if target.is_usual]
+USUAL_TARGETS = [target for target in TARGETS if target.is_usual and target.host not in {Host.NGINX, Host.LITELLM}]
 USUAL_SCENARIOS = [scenario for scenario in SCENARIOS if scenario.is_usual]
 
 
 @pytest.mark.timeout(180)
 def test_a_quick_run_measures_every_scenario_and_target(tmp_path: Path) -> None:
-    """Whoever runs `make bench` gets all of the table, and its figures as JSON for later comparison."""
+    """Whoever runs the bench gets all of the table, and its figures as JSON for later comparison."""
     file = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "bench", "--quick", "--set", "recall_deadline_s=10", "--json", str(file)]
+    command = [sys.executable, "-m", "bench", "relay", "--quick", "--set", "recall_deadline_s=10", "--json", str(file)]
+    for target in USUAL_TARGETS:
+        command += ["--target", target.name]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    scenarios = json.loads(file.read_text())["scenarios"]
-    assert list(scenarios) == [scenario.name for scenario in USUAL_SCENARIOS]
-    for scenario, figures in scenarios.items():
-        assert list(figures) == [target.name for target in USUAL_TARGETS], scenario
-        for target in USUAL_TARGETS:
-            median = figures[target.name]["median"]
-            assert median["requests"] > 0
-            assert 0 < median["p50_ms"] <= median["p95_ms"] <= median["p99_ms"]
-            assert median["cpu_ms"] > 0
-            assert set(figures[target.name]["ratio"]) == {"upstream", "floor"} - {target.name}
-            if target.remembers:
-                assert median["recorded"] == 1
-                assert median["recognised"] in {1, None}, "None: too slow a machine to get to second requests"
-                assert median["store_cpu_ms"] > 0
+    kept = json.loads(file.read_text())
+    assert list(kept["scenarios"]) == [scenario.name for scenario in USUAL_SCENARIOS]
+    for scenario in USUAL_SCENARIOS:
+        figures = kept["scenarios"][scenario.name]
+        names = scenario.targets or [target.name for target in USUAL_TARGETS]
+        assert set(figures) == set(names), scenario.name
+        for target in TARGETS:
+            if target.name in figures:
+                _check(scenario, target, figures[target.name])
+    assert {goal["target"] for goal in kept["goals"]} == {"passthrough", "apart", "memory"}
     for target in USUAL_TARGETS:
         assert target.title in done.stdout
+    text = part(kept).text
+    assert all(scenario.title in text for scenario in USUAL_SCENARIOS)
+
+
+def _check(scenario: Scenario, target: Target, figures: Mapping[str, Any]) -> None:
+    median = figures["median"]
+    assert median["requests"] > 0
+    assert 0 < median["p50_ms"] <= median["p95_ms"] <= median["p99_ms"]
+    assert median["cpu_ms"] > 0
+    assert figures["ratio"].keys() <= {"upstream", "floor"} - {target.name}
+    if target.remembers:
+        assert median["recorded"] == 1
+        assert median["recognised"] in {1, None}, "None: too slow a machine to get to second requests"
+        assert median["store_cpu_ms"] > 0
+        assert (median["learning_cpu_ms"] > 0) == (target.host is Host.MEMPROXY)
+    if scenario.runs_tools:
+        assert (median["tools_run"] < 1) == (target.name == "apart"), (
+            "memproxy answers the repeated calls, and nobody else"
+        )
 
 
 def test_the_client_reads_whole_answers_and_measures_the_first_byte() -> None:
@@ -136,13 +162,74 @@ def test_cpu_of_a_child_counts_as_its_parents() -> None:
     assert usage.own_cpu_s >= 0.1
     assert usage.own_peak_mb > 1
     assert usage.store_cpu_s == 0
+    assert usage.beside_cpu_s == 0
+
+
+def test_cpu_of_what_steps_back_is_told_apart() -> None:
+    """Learning is paid for when nobody waits, so it must not look like the price of a request."""
+    busy = (
+        "import subprocess,sys,time; subprocess.Popen(['nice',sys.executable,'-c','while True: pass']); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", busy], start_new_session=True) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while (usage := usage_of(process.pid)).beside_cpu_s < 0.1 and time.monotonic() < deadline:
+                os.sched_yield()
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert usage.own_cpu_s >= usage.beside_cpu_s >= 0.1
 
 
 def test_targets_take_turns_in_changing_order() -> None:
     """What the machine does in the meantime must hit all alike."""
     plan = Plan(USUAL_SCENARIOS, TARGETS[:3], rounds=2, users=USERS, settings={})
-    names = [target.name for _, target in plan.order()]
-    assert names == ["upstream", "floor", "passthrough", "passthrough", "floor", "upstream"]
+    names = [target.name for _, target in plan.order(USUAL_SCENARIOS[0])]
+    assert names == ["upstream", "floor", "nginx", "nginx", "floor", "upstream"]
+
+
+def test_a_scenario_may_be_about_some_targets_only() -> None:
+    """An agent's tools say nothing about nginx; what is asked for is started, and nothing else."""
+    scenario = next(each for each in SCENARIOS if each.runs_tools)
+    plan = Plan([scenario], TARGETS[:1], rounds=1, users=USERS, settings={})
+    assert {target.name for target in plan.all_targets()} == set(scenario.targets) > {"upstream"}
+
+
+@pytest.mark.parametrize(("broken", "is_borne"), [("nginx", True), ("apart", False)])
+async def test_a_peer_that_fails_costs_its_row_and_not_the_run(
+    broken: str, is_borne: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes of measuring are not lost to somebody else's proxy; memproxy's own failure is never hidden."""
+
+    async def measured(bench: Bench, scenario: Scenario, target: Target, *, number: int) -> str:
+        if target.name == broken and number == 1:
+            raise LoadError("nginx: the server broke off in the middle of an answer")
+        return f"{target.name} {number}"
+
+    monkeypatch.setattr(relay, "measure", measured)
+    targets = [target for target in TARGETS if target.name in {"floor", broken}]
+    plan = Plan(USUAL_SCENARIOS[:1], targets, rounds=3, users=USERS, settings={})
+    console = Console(file=io.StringIO())
+    shown = relay.Shown(console, Progress(console=console), TaskID(0))
+    shown.progress.add_task("")
+    measuring = relay.measured_rounds(Bench({}, {}, {}, {}), USUAL_SCENARIOS[0], plan, shown)
+    if not is_borne:
+        with pytest.raises(LoadError):
+            await measuring
+        return
+    assert list(await measuring) == ["floor"]
+    assert "one target less: nginx" in cast("io.StringIO", console.file).getvalue()
+
+
+def test_words_of_answers_are_compared_where_bytes_can_not_be() -> None:
+    """A proxy that writes JSON anew is right when it says the same, and wrong when a word or the end is missing."""
+    events = [{"choices": [{"delta": {"content": word}}]} for word in ("It", " is")] + [{"choices": []}]
+    stream = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events)
+    assert streamed_words(stream + b"data: [DONE]\n\n") == "It is"
+    assert streamed_words(stream) is None
+    assert streamed_words(b"data: {\n\ndata: [DONE]\n\n") is None
+    assert whole_words(b'{"choices":[{"message":{"content":"It is"}}]}') == "It is"
+    assert whole_words(b'{"error":{}}') is None
+    assert whole_words(b"\x1f\x8b") is None
 
 
 def test_percentiles_and_ratios() -> None:
