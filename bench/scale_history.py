@@ -18,7 +18,7 @@ from bench.scale_requests import SYSTEM, Dialogue, message, request
 LENGTHS = (1, 4, 10, 30, 100, 300, 1_000, 3_000)
 QUICK_LENGTHS = (1, 4, 30)
 ROUNDS, QUICK_ROUNDS = 3, 1
-REQUESTS, QUICK_REQUESTS = 60, 4
+REQUESTS, QUICK_REQUESTS = 40, 4
 LONG = 300
 """From so many messages on fewer conversations will do: each request costs more."""
 

@@ -8,9 +8,9 @@ from memproxy.records import JsonObject
 
 METHOD = """\
 Each point is some requests put to one process, one after the other; points take turns in several rounds, and the
-medians are told. CPU is that of the serving process until the turns are recorded, with the store told apart; turns are learned
-elsewhere. Nothing is cut (the window is larger than any history here), and deadlines are so long that nothing is left
-out on a busy machine.
+medians are told. CPU is that of the serving process until the turns are recorded, with the store told apart; turns are
+learned elsewhere. Nothing is cut (the window is larger than any history here), and deadlines are so long that nothing
+is left out on a busy machine.
 """
 
 ABOUT: Mapping[str, str] = {

@@ -78,6 +78,19 @@ async def test_a_body_beyond_the_limit_is_refused_early() -> None:
     assert unannounced.queue.qsize() == 1
 
 
+async def test_a_body_that_came_in_one_piece_is_passed_on_as_one() -> None:
+    """A provider that wants a length is sent one; an upload of gigabytes still streams."""
+    sized = [(b"content-length", b"2")]
+    assert await Connection(piece(b"ab")).client(headers=sized).body_as_it_comes() == b"ab"
+    assert await Connection(piece(b"")).client().body_as_it_comes() == b""
+    client = Connection(piece(b"a", more=True), piece(b"b", more=True), piece(b"c")).client(headers=sized)
+    body = await client.body_as_it_comes()
+    assert not isinstance(body, bytes)
+    assert [one async for one in body] == [b"a", b"b", b"c"]
+    with pytest.raises(ClientLeftError):
+        await Connection(LEFT).client(headers=sized).body_as_it_comes()
+
+
 async def test_a_client_that_leaves_while_sending_is_noticed() -> None:
     """Half a request is never forwarded."""
     with pytest.raises(ClientLeftError):

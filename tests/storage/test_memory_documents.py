@@ -12,7 +12,9 @@ from memproxy.errors import StoreError
 from memproxy.records import MemoryRecord, MemoryType, Scope
 from memproxy.storage.memory_documents import (
     FIELDS,
+    JUDGED,
     IndexedMemory,
+    UnreadMemory,
     document,
     memory_hash,
     packed_vector,
@@ -143,3 +145,38 @@ def test_vectors_of_another_length_are_refused_or_left_out() -> None:
     vector = read_vector(packed_vector(np.ones(2, np.float32), MADE), MADE)
     assert vector is not None
     assert vector.tolist() == [1.0, 1.0]
+
+
+@given(
+    text=st.text(max_size=20),
+    kind=st.sampled_from(MemoryType),
+    session=st.none() | st.text(max_size=20),
+    user=st.none() | st.text(max_size=10),
+)
+def test_what_is_judged_before_it_is_read_says_the_same(
+    text: str, kind: MemoryType, session: str | None, user: str | None
+) -> None:
+    """A search drops most of what it finds without decoding it; that must not make it judge otherwise."""
+    record = replace(RECORD, text=text, type=kind, session=session, scope=Scope("t", user))
+    stored = fields(record)
+    unread = UnreadMemory([stored.get(name) for name in JUDGED], MADE)
+    whole = read_document([stored.get(name) for name in FIELDS], MADE)
+    assert (unread.type, unread.terms, unread.read()) == (kind, whole.terms, whole.record)
+    assert (unread.sitting is None) == (session is None)
+
+
+def test_memories_of_one_sitting_have_one_and_others_another() -> None:
+    """What was said in a sitting is moved up together, and never with what a session of like name holds."""
+
+    def sitting(session: str, tenant: str = "t") -> str | None:
+        stored = fields(replace(RECORD, session=session, scope=Scope(tenant, "alice")))
+        return UnreadMemory([stored.get(name) for name in JUDGED], MADE).sitting
+
+    assert sitting("a") == sitting("a")
+    assert len({sitting("a"), sitting("A"), sitting("a "), sitting("_"), sitting(""), sitting("a", "other")}) == 6
+
+
+def test_a_document_of_a_kind_that_is_not_known_is_judged_as_strictly_as_any() -> None:
+    """A newer memproxy may know more kinds; its memories must not take away those of an older one."""
+    stored = {**fields(RECORD), "type": b"dream"}
+    assert UnreadMemory([stored.get(name) for name in JUDGED], MADE).type is MemoryType.MESSAGE
