@@ -26,9 +26,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from memproxy.errors import BadIdentityError, SettingsError, StoreError
 from memproxy.identity import checked, read_claims
-from memproxy.proxy.conversation import flags_of, read_conversation
+from memproxy.proxy.conversation import flags_of, instructions_digest, read_conversation
 from memproxy.proxy.record import counted
-from memproxy.proxy.turns import CONTEXT_MESSAGES, instructions_digest
+from memproxy.proxy.turns import CONTEXT_MESSAGES
 from memproxy.records import JsonObject, Outcome, Scope, SessionKey, StoredMessage, Turn
 from memproxy.services import Services, open_services
 from memproxy.settings import Settings

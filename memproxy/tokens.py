@@ -38,7 +38,9 @@ KNOWN_MODELS, MODEL_CHARS = 1_000, 200
 @lru_cache(maxsize=1)
 def _encoding() -> tiktoken.Encoding:
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(Path(__file__).parent / "vocab"))
-    return tiktoken.get_encoding("o200k_base")
+    encoding = tiktoken.get_encoding("o200k_base")
+    encoding._mergeable_ranks = {}  # 20 MB that only pickling reads: what counts has a table of its own
+    return encoding
 
 
 def load_vocabulary() -> None:

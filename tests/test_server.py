@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -164,6 +165,19 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+async def test_it_takes_more_connections_than_a_shell_allows(tmp_path: Path) -> None:
+    """A thousand streams are two thousand sockets; many systems allow 1,024 files unless a process asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with ScriptedModel().serve() as upstream:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        try:
+            async with memproxy(upstream.base_url, tmp_path) as served:
+                allowed, _ = resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert allowed == (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536))
 
 
 async def test_a_signal_ends_it_cleanly(tmp_path: Path) -> None:

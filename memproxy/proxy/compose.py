@@ -234,10 +234,12 @@ def _behind_results(request: Request, history: Sequence[StoredMessage]) -> list[
             waiting.append(stored)
             continue
         if not stored.is_written and role_of(stored.message) != "tool":
-            out, waiting = out + waiting, []
+            out += waiting
+            waiting = []
         out.append(stored)
         if next_role != "tool":
-            out, waiting = out + waiting, []
+            out += waiting
+            waiting = []
     return out
 
 

@@ -14,8 +14,18 @@ from memproxy.extraction.spoken import is_trivial
 from memproxy.proxy.align import Entry
 from memproxy.records import JsonObject
 from memproxy.storage.schema import digest_of
-from memproxy.storage.working import ANSWER, MAX_PREFIXES, PARTIAL, ROLE_FLAGS, SILENT, USER, WRITTEN, IndexEntry
-from memproxy.wire.dialect import Dialect, Request
+from memproxy.storage.working import (
+    ANSWER,
+    MAX_PREFIXES,
+    PARTIAL,
+    ROLE_FLAGS,
+    SILENT,
+    USER,
+    WRITTEN,
+    IndexEntry,
+    LoadedSession,
+)
+from memproxy.wire.dialect import Answer, Dialect, Request
 
 LOOKED_BACK = 12
 """Messages before a turn among which those are sought that ground it."""
@@ -162,6 +172,12 @@ def answer_chain(answer_id: str) -> str:
     return digest_of("answer", answer_id)
 
 
+def answer_chains(answer: Answer) -> list[str]:
+    """The same for the answer itself and for its last part, where a next request may refer to them."""
+    ids = [answer.id, *(str(message.get("id") or "") for message in answer.messages[-1:])]
+    return [answer_chain(each) for each in ids if each] if answer.id else []
+
+
 def extend(chain: bytes, digest: bytes) -> bytes:
     """The chain after one more message."""
     return hashlib.blake2b(chain + digest, digest_size=16).digest()
@@ -205,3 +221,15 @@ def telling(dialect: Dialect, before: Sequence[JsonObject]) -> list[JsonObject]:
     """
     said = [message for message in before[-LOOKED_BACK:] if dialect.role_of(message) in {"user", "assistant"}]
     return [message for message in said if not is_trivial(dialect.text_of(message)[:LONG_CHARS])]
+
+
+def instructions_digest(request: Request) -> str:
+    """What tells whether the agent's instructions changed."""
+    return b"".join(map(request.dialect.digest, request.instructions)).hex()[:64]
+
+
+def is_other_agent(session: LoadedSession | None, request: Request) -> bool:
+    """The request comes under other instructions than the session's."""
+    if session is None or not session.instructions or not request.instructions:
+        return False
+    return session.instructions != instructions_digest(request)

@@ -19,16 +19,16 @@ from memproxy.proxy.cached_results import CachedResults, ToolCache
 from memproxy.proxy.client import Client
 from memproxy.proxy.continuations import Continuations, known_id_of
 from memproxy.proxy.controls import chosen
-from memproxy.proxy.conversation import Histories, read_conversation
+from memproxy.proxy.conversation import Histories, is_other_agent, read_conversation
 from memproxy.proxy.forward import forward
 from memproxy.proxy.memory_tools import MemoryTools
 from memproxy.proxy.offered_tools import OfferedTools, is_memory_tool
 from memproxy.proxy.recall import Recall
 from memproxy.proxy.receipts import Receipts, answered_receipt, receipt_headers, receipt_of, usage_receipt
-from memproxy.proxy.record import Recorder, marks_after, marks_of, marks_of_references
+from memproxy.proxy.record import Recorder, exchange_of, marks_after, marks_of, marks_of_references
 from memproxy.proxy.relay import Relayed
 from memproxy.proxy.stages import Inbound, Outbound, Packed, Policy, Remembered
-from memproxy.proxy.turns import align_with, exchange_of, is_other_agent, session_key
+from memproxy.proxy.turns import align_with, session_key
 from memproxy.proxy.unpack import unpacked
 from memproxy.proxy.upstream import Sender, UpstreamResponse
 from memproxy.proxy.utility import is_utility

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,9 +18,9 @@ from memproxy.clock import Clock
 from memproxy.errors import StoreError, StoreReadOnlyError, StoreUnavailableError
 from memproxy.identity import Claims
 from memproxy.proxy.align import Alignment
-from memproxy.proxy.conversation import Conversation, answer_chain, chain_after
-from memproxy.proxy.stages import Remembered
-from memproxy.proxy.turns import Exchange, align_again, appended, ids_of, plan_turn, stored
+from memproxy.proxy.conversation import Conversation, answer_chain, answer_chains, chain_after
+from memproxy.proxy.stages import Inbound, Outbound, Remembered
+from memproxy.proxy.turns import Exchange, align_again, appended, plan_turn, stored
 from memproxy.records import JsonObject, Outcome, Scope, SessionKey, StoredMessage
 from memproxy.storage import schema
 from memproxy.storage.breaker import Breaker
@@ -242,7 +243,43 @@ def marks_after(known: Remembered, answer: Answer) -> list[str]:
     """What a next request of this conversation will wait for."""
     if known.claims.session is not None:
         return [schema.session_key("s", SessionKey(known.scope, known.claims.session))]
-    chains = [answer_chain(each) for each in ids_of(answer)]
+    chains = answer_chains(answer)
     if answer.messages:
         chains.append(chain_after(known.request.dialect, known.conversation.chain, answer.messages).hex())
     return [schema.chain_key(known.scope, None, chain) for chain in chains]
+
+
+def exchange_of(
+    inbound: Inbound,
+    outbound: Outbound,
+    known: Remembered,
+    *,
+    answer: Answer,
+    outcome: Outcome,
+    answered_at: datetime,
+    receipt: JsonObject,
+    instead: tuple[JsonObject, ...],
+) -> Exchange:
+    """What recording needs of a request and its answer."""
+    return Exchange(
+        request_id=inbound.id,
+        key=known.key,
+        is_named=known.claims.session is not None,
+        request=known.request,
+        conversation=known.conversation,
+        session=known.session,
+        alignment=known.alignment,
+        history=outbound.history,
+        placement=outbound.placement,
+        cut=outbound.cut,
+        answer=answer,
+        outcome=outcome,
+        learns=known.scope.user is not None,
+        at=inbound.at,
+        answered_at=answered_at,
+        is_retry=known.is_retry,
+        is_blind="session" in known.degraded,
+        receipt=receipt,
+        instead=instead,
+        trace=inbound.seen.trace_parent,
+    )

@@ -13,8 +13,16 @@ import msgspec
 
 from memproxy.proxy.align import Alignment, Entry, Shape, align, align_chained, align_foreign, finished_length
 from memproxy.proxy.compose import Cut, Placement, message_without_blocks
-from memproxy.proxy.conversation import Conversation, answer_chain, extend, flags_of, stored_entries, telling
-from memproxy.proxy.stages import Inbound, Outbound, Remembered
+from memproxy.proxy.conversation import (
+    Conversation,
+    answer_chains,
+    extend,
+    flags_of,
+    instructions_digest,
+    is_other_agent,
+    stored_entries,
+    telling,
+)
 from memproxy.records import JsonObject, Outcome, Pin, Scope, SessionKey, StoredMessage, Turn
 from memproxy.storage.pressure import Pressure
 from memproxy.storage.queue import encode_turn
@@ -133,13 +141,6 @@ def align_again(exchange: Exchange, session: LoadedSession | None) -> tuple[Alig
     return alignment, target_key(session, alignment, fresh=exchange.request_id, is_named=exchange.is_named)
 
 
-def is_other_agent(session: LoadedSession | None, request: Request) -> bool:
-    """The request comes under other instructions than the session's."""
-    if session is None or not session.instructions or not request.instructions:
-        return False
-    return session.instructions != instructions_digest(request)
-
-
 def target_key(session: LoadedSession, alignment: Alignment, *, fresh: str, is_named: bool) -> SessionKey:
     """The thread that a turn is appended to. A branch of a named session is a thread of it; without a name it is a
     session of its own, since another conversation may have begun with the same words."""
@@ -153,11 +154,6 @@ def target_key(session: LoadedSession, alignment: Alignment, *, fresh: str, is_n
 def unnamed_session(fresh: str) -> str:
     """The name of a session that its client did not name."""
     return f"conv-{fresh.rpartition('-')[2]}"
-
-
-def instructions_digest(request: Request) -> str:
-    """What tells whether the agent's instructions changed."""
-    return b"".join(map(request.dialect.digest, request.instructions)).hex()[:64]
 
 
 def stored(
@@ -206,11 +202,6 @@ def plan_turn(
     branch = session is not None and alignment.branches
     learned = tuple(message for index, message in new if not alignment.known[index])
     learned += tuple(message for message in answer if not message.partial)  # else the client will ask again
-    lean = pressure >= Pressure.TIGHT
-    if lean:
-        learned = tuple(message for message in learned if message.message.get("role") in SPEAKERS)
-    is_queued = exchange.learns and learned and pressure < Pressure.SHORT
-    queued = encode_turn(_turn(exchange, session, key=key, learned=learned, lean=lean)) if is_queued else b""
     return NewTurn(
         key=key,
         turn_id=exchange.request_id,
@@ -220,7 +211,7 @@ def plan_turn(
         flags=tuple(flags_of(exchange.request.dialect, each.message, is_partial=each.partial) for each in messages),
         facts=_facts(exchange, session, alignment, key=key, messages=messages),
         pins=_pins(exchange, alignment, answer_at=alignment.keep + len(new), span=len(answer)),
-        queued=queued,
+        queued=_queued(exchange, session, key=key, learned=learned, pressure=pressure),
         chain=_chain(exchange, alignment, answer),
         chain_is_whole=alignment.is_whole,
         is_named=exchange.is_named,
@@ -228,9 +219,26 @@ def plan_turn(
         copied=alignment.keep if branch else 0,
         rewrites=session.rewrites if session is not None else 0,
         instructions=_new_instructions(exchange, session, key),
-        answers=tuple(answer_chain(each) for each in ids_of(exchange.answer)),
+        answers=tuple(answer_chains(exchange.answer)),
         counts=account_of(exchange.answer).counts(),
     )
+
+
+def _queued(
+    exchange: Exchange,
+    session: LoadedSession | None,
+    *,
+    key: SessionKey,
+    learned: tuple[StoredMessage, ...],
+    pressure: Pressure,
+) -> bytes:
+    """The turn as it is queued; empty when nothing is."""
+    lean = pressure >= Pressure.TIGHT
+    if lean:
+        learned = tuple(message for message in learned if message.message.get("role") in SPEAKERS)
+    if not (exchange.learns and learned) or pressure >= Pressure.SHORT:
+        return b""
+    return encode_turn(_turn(exchange, session, key=key, learned=learned, lean=lean))
 
 
 def account_of(answer: Answer) -> Account:
@@ -239,12 +247,6 @@ def account_of(answer: Answer) -> Account:
     if told.cached is None:
         return Account()
     return Account(1, told.prompt or 0, told.cached, told.completion or 0)
-
-
-def ids_of(answer: Answer) -> list[str]:
-    """The ids by which a next request may refer to the answer, or to its last part."""
-    ids = [answer.id, *(str(message.get("id") or "") for message in answer.messages[-1:])]
-    return [each for each in ids if each] if answer.id else []
 
 
 def _new_instructions(exchange: Exchange, session: LoadedSession | None, key: SessionKey) -> bytes:
@@ -368,39 +370,3 @@ def _context(exchange: Exchange, learned: tuple[StoredMessage, ...]) -> tuple[St
     before = sent[: places[-1]] if places else sent
     grounding = telling(exchange.request.dialect, before)[-CONTEXT_MESSAGES:]
     return tuple(stored(message, exchange=exchange, at=exchange.at, tokens=0) for message in grounding)
-
-
-def exchange_of(
-    inbound: Inbound,
-    outbound: Outbound,
-    known: Remembered,
-    *,
-    answer: Answer,
-    outcome: Outcome,
-    answered_at: datetime,
-    receipt: JsonObject,
-    instead: tuple[JsonObject, ...],
-) -> Exchange:
-    """What recording needs of a request and its answer."""
-    return Exchange(
-        request_id=inbound.id,
-        key=known.key,
-        is_named=known.claims.session is not None,
-        request=known.request,
-        conversation=known.conversation,
-        session=known.session,
-        alignment=known.alignment,
-        history=outbound.history,
-        placement=outbound.placement,
-        cut=outbound.cut,
-        answer=answer,
-        outcome=outcome,
-        learns=known.scope.user is not None,
-        at=inbound.at,
-        answered_at=answered_at,
-        is_retry=known.is_retry,
-        is_blind="session" in known.degraded,
-        receipt=receipt,
-        instead=instead,
-        trace=inbound.seen.trace_parent,
-    )

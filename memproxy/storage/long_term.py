@@ -45,17 +45,14 @@ PAGE = 1000
 WRITTEN_AT_ONCE = 50
 """Memories in one script: it holds up all other commands for 2 to 3 ms."""
 
-SENT_AT_ONCE = 20
-"""Scripts in one pipeline."""
+SENT_AT_ONCE, SENT_EACH = 20, 200
+"""Scripts in one pipeline: of those that write many memories, and of those that change one each."""
 
 ASKED_AT_ONCE = 200
 """Ids or hashes in one query."""
 
 MOST_HOLDERS = 100_000
 """Memories of a tenant that have one of so many ids or hashes."""
-
-SENT_EACH = 200
-"""Scripts in one pipeline that change one memory each."""
 
 ACCESS_REST_S = 900
 """After one access the next is noted so much later: each note replaces a document."""
@@ -285,7 +282,8 @@ class LongTermStore:
     async def count(self, tenant: str, where: Filter) -> int:
         """How many memories pass the filter."""
         query = memory_index.some(self._name, memory_index.selection(tenant, where), limit=0)
-        return memory_index.read_keys((await self._engine.ask([query]))[0])[0]
+        ((number, *_),) = await self._engine.ask([query])
+        return int(number)
 
     async def scopes(self, tenant: str, where: Filter) -> list[Scope]:
         """The scopes that have memories which pass the filter. Two round trips."""
@@ -322,10 +320,6 @@ class LongTermStore:
         """When these memories were created and looked at last, in seconds since 1970. One round trip."""
         rows = await self._read(keys, ("created_at", "last_accessed"))
         return {key: (float(row[0]), float(row[1] or row[0])) for key, row in rows.items() if row[0] is not None}
-
-    async def find(self, scope: Scope, memory_id: str) -> FoundMemory | None:
-        """The memory with this id, if there is one. One round trip."""
-        return next(iter((await self.fetch([schema.memory_key(scope, memory_id)])).values()), None)
 
     async def get(self, scope: Scope, ids: Sequence[str]) -> list[MemoryRecord]:
         """The memories with these ids, in this order; unknown ids are left out. One round trip."""

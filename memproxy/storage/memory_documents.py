@@ -74,7 +74,10 @@ class UnreadMemory:
     @property
     def type(self) -> MemoryType:
         """What kind of memory it is."""
-        return _TYPES.get(self.values[6] or b"", MemoryType.MESSAGE)
+        try:
+            return MemoryType((self.values[6] or b"").decode())
+        except ValueError:
+            return MemoryType.MESSAGE
 
     @property
     def sitting(self) -> str | None:
@@ -189,8 +192,6 @@ def read_vector(packed: bytes | None, made: Made) -> Vector | None:
 def _time_of(seconds: bytes) -> datetime:
     return datetime.fromtimestamp(float(seconds), UTC)
 
-
-_TYPES = {kind.value.encode(): kind for kind in MemoryType}
 
 _RECORD = msgspec.json.Decoder(MemoryRecord)
 

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from memproxy.proxy.align import align
 from memproxy.proxy.compose import Cut
-from memproxy.proxy.conversation import entry_of, extend, flags_of, read_conversation
+from memproxy.proxy.conversation import entry_of, extend, flags_of, instructions_digest, read_conversation
 from memproxy.proxy.turns import (
     Exchange,
     align_again,
     appended,
-    instructions_digest,
     plan_turn,
     stored,
     target_key,

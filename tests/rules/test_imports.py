@@ -50,6 +50,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "pydantic": ("settings", "memory_api"),
     "pydantic_settings": ("settings",),
     "redis": ("storage",),
+    "hiredis": ("storage.pipelined",),
     "redisvl": ("storage",),
     "regex": ("words",),
     "rich": ("cli", "doctor", "demo.play", "extract_session", "import_conversations", "queue_commands", "tools_report"),

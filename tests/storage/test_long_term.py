@@ -460,8 +460,7 @@ async def test_a_record_from_the_future_is_said_to_be_unreadable(redis: Redis, s
 async def test_a_rewrite_takes_the_place_of_what_was_read(store: LongTermStore) -> None:
     """An edited memory is found by its new words only."""
     await store.write([memory("m", "old words", session="s")])
-    known = await store.find(ALICE, "m")
-    assert known is not None
+    (known,) = (await store.fetch([schema.memory_key(ALICE, "m")])).values()
     edited = memory("m", "new words", near=EAST, topics=("tea",))
     assert await store.rewrite(edited, known=known) is True
     assert await store.get(ALICE, ["m"]) == [edited.record]
@@ -475,14 +474,13 @@ async def test_a_rewrite_takes_the_place_of_what_was_read(store: LongTermStore) 
 async def test_a_rewrite_of_what_changed_meanwhile_is_refused(store: LongTermStore) -> None:
     """Else one of two edits would be lost, and a memory that was erased would come back."""
     await store.write([memory("m", "first", topics=("a",))])
-    known = await store.find(ALICE, "m")
-    assert known is not None
+    (known,) = (await store.fetch([schema.memory_key(ALICE, "m")])).values()
     await store.write([memory("m", "second", topics=("b",))])
     assert await store.rewrite(memory("m", "third"), known=known) is False
     assert await ids_by_text(store, "second") == ["m"]
     await store.delete(ALICE, ["m"])
     assert await store.rewrite(memory("m", "third"), known=known) is False
-    assert await store.find(ALICE, "m") is None
+    assert await store.get(ALICE, ["m"]) == []
 
 
 async def test_what_nobody_could_find_is_not_stored(store: LongTermStore, redis: Redis) -> None:

@@ -35,8 +35,7 @@ def indexed(record: MemoryRecord, term: str = "tea") -> IndexedMemory:
 
 
 async def known(store: LongTermStore, memory_id: str) -> FoundMemory:
-    found = await store.find(ALICE, memory_id)
-    assert found is not None
+    (found,) = (await store.fetch([schema.memory_key(ALICE, memory_id)])).values()
     return found
 
 
