@@ -52,7 +52,6 @@ START_DEADLINE_S = 5.0
 """How long starting waits for a store that does not answer, before it goes on without."""
 
 RETRY_S = 1.0
-BACKFILL_RETRY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,11 +180,6 @@ def made_otherwise(made: Made) -> str:
     return f"-@made:{{{made.mark}}}"
 
 
-def with_vector(selected: str, made: Made) -> str:
-    """The query for what has a vector of this model."""
-    return f"{selected} {_any_tag('made', [made.vector_mark])}"
-
-
 def with_vector_or_term(selected: str, made: Made, terms: Sequence[str]) -> str:
     """The query for all that a search by meaning and words can rank."""
     return f"{selected} ({'|'.join([f'@made:{{{made.vector_mark}}}', *terms])})=>{{$weight: 0}}"

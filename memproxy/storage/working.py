@@ -366,6 +366,8 @@ def read_index(raw: bytes) -> tuple[IndexEntry, ...]:
 def index_entry(message: StoredMessage, *, flags: int = 0, version: int = 0) -> IndexEntry:
     """A message's entry in the index; the version of a recorded turn is put in when it is written."""
     flags |= ROLE_FLAGS.get(str(message.message.get("role")), 0)
+    if flags & RESULT:
+        flags &= ~USER  # a format may have results in messages of the user's; they begin no turn
     flags |= (PARTIAL if message.partial else 0) | (WRITTEN if message.is_written else 0)
     return IndexEntry(bytes.fromhex(message.digest), message.tokens, flags, version)
 

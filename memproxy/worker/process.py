@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 
-from memproxy.errors import StoreError
+from memproxy.errors import StoreError, StoreUnfitError
 from memproxy.memory_api.summary_views import views_of
 from memproxy.services import Services
 from memproxy.storage.queue import Stage
@@ -27,6 +27,9 @@ BLOCK_S = 1.0
 WATCH_S = 5.0
 """How often the queues are measured: depth and age for metrics, the store's memory for what is queued at all."""
 
+BACKFILL_RETRY_S = 30.0
+"""How soon memories are brought up to date after the store, or the service that makes vectors, was away."""
+
 BATCH_BYTES = 60_000
 """Of a batch that a model reads at one go, as JSON: about 10,000 tokens."""
 
@@ -42,17 +45,20 @@ async def running_workers(
     """
     workers = _workers(services, observe or services.metrics.observe_job) if works else {}
     running = [services.tasks.spawn(worker.run(), name=f"worker of {stage}") for stage, worker in workers.items()]
-    watching = services.tasks.spawn(_watch(services, workers), name="watch the queues")
+    beside = [services.tasks.spawn(_watch(services, workers), name="watch the queues")]
+    if works:
+        beside.append(services.tasks.spawn(_bring_up_to_date(services), name="bring memories up to date"))
     views = views_of(services)
     every_s = services.settings.summary_refresh_s
     try:
         async with fresh_views(views, services.tasks, every_s=every_s) if works else nullcontext():
             yield
     finally:
-        watching.cancel()
+        for task in beside:
+            task.cancel()
         for worker in workers.values():
             worker.stop()
-        await asyncio.wait([watching, *running])
+        await asyncio.wait([*beside, *running])
 
 
 def _workers(services: Services, observe: Observe) -> dict[Stage, Worker]:
@@ -83,6 +89,20 @@ def _workers(services: Services, observe: Observe) -> dict[Stage, Worker]:
             observe=observe,
         )
     }
+
+
+async def _bring_up_to_date(services: Services) -> None:
+    """Make anew, once a process, the memories that an earlier version or another embedding model wrote."""
+    while True:
+        try:
+            await services.long_term.backfill()
+        except StoreUnfitError:  # nothing is kept there, and it was said at start
+            return
+        except StoreError as error:
+            log.debug("memories were not brought up to date: %s", error)
+            await asyncio.sleep(BACKFILL_RETRY_S)
+        else:
+            return
 
 
 async def _watch(services: Services, workers: Mapping[Stage, Worker]) -> None:

@@ -24,6 +24,7 @@ from memproxy.storage.working import (
     NewTurn,
     Receipt,
     SessionStore,
+    index_entry,
     read_index,
 )
 
@@ -238,6 +239,13 @@ async def test_messages_are_called_after_their_turn_and_say_what_they_are(store:
     assert await store.record(turn("t", messages=told))
     assert [each.id for each in await store.messages(KEY, 0, -1)] == ["t-0", "t-1", "own"]
     assert [entry.flags & RESULT for entry in (await load(store)).index] == [0, RESULT, 0]
+
+
+def test_results_in_a_message_of_the_users_begin_no_turn() -> None:
+    """Else a conversation would be cut before them, and the server refuses results without their calls."""
+    results = message("all is well", "user")
+    assert index_entry(results, flags=RESULT).flags == RESULT
+    assert index_entry(results).flags == USER
 
 
 async def test_a_pointer_that_stands_for_less_than_the_log_is_never_exact(store: SessionStore) -> None:

@@ -8,9 +8,14 @@ from typing import Any
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
+from memproxy.clock import SystemClock
 from memproxy.demo.scripted_model import ModelRequest, Reply, ScriptedModel
+from memproxy.embedding import LocalEmbedder
 from memproxy.identity import SINGLE_TENANT
-from memproxy.records import MemoryType, Scope
+from memproxy.memory.long_term import LongTermMemory
+from memproxy.memory.search import Query, SearchMode
+from memproxy.records import MemoryRecord, MemoryType, Scope
+from memproxy.storage.long_term import LongTermStore
 from memproxy.worker.process import look
 from tests.fakes.serving import Serve, Served, until
 
@@ -145,3 +150,22 @@ async def test_a_process_says_how_many_partitions_it_works_on(serve: Serve) -> N
             return b'memproxy_worker_partitions{stage="turns"} 16.0' in services.metrics.render()
 
         await until(has_all)
+
+
+async def test_memories_of_another_embedding_model_are_found_by_meaning_again(serve: Serve, redis: Redis) -> None:
+    """Whoever changes the model, or upgrades, keeps what was learned, without a command to think of."""
+
+    class Former(LocalEmbedder):
+        name = "former"
+
+    store = LongTermStore(redis, model=Former.name, dims=Former().dims)
+    await store.ensure_index()
+    tea = MemoryRecord("m", ALICE, "I love oolong tea", MemoryType.SEMANTIC, SystemClock().now())
+    await LongTermMemory(store, Former()).remember([tea])
+    async with serve() as served:
+
+        async def is_found() -> bool:
+            found = await served.instance.services.long_term.find(SINGLE_TENANT, Query("tea", mode=SearchMode.SEMANTIC))
+            return found.total == 1
+
+        await until(is_found)
