@@ -4,6 +4,7 @@ The provider's API is a plain ASGI app in front; memproxy's own pages and the me
 behind it. (A mount at the root would shadow every handler with a path parameter.)
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from litestar import Litestar, MediaType, Request, Response, get
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 
-from memproxy.errors import MemproxyError, NotFoundError, RequestError, StoreError
+from memproxy.errors import MemproxyError, NotFoundError, RequestError, StoreAwayError, StoreError
 from memproxy.identity import credential_of, read_claims
 from memproxy.memory.view_runs import ViewRuns
 from memproxy.memory_api.api import MemoryApi
@@ -42,10 +43,13 @@ from memproxy.proxy.watching import Watching
 from memproxy.records import MemoryMode, Scope, SessionKey
 from memproxy.services import Services
 from memproxy.settings import LOOPBACK, Settings
+from memproxy.storage.deadline import within
 from memproxy.storage.schema import session_key
 from memproxy.telemetry.requests import RequestWatch
 from memproxy.telemetry.several_processes import SharedMetrics
 from memproxy.tokens import Windows
+
+log = logging.getLogger(__name__)
 
 OWN_SEGMENTS = frozenset({b"healthz", b"readyz", b"metrics", b"memproxy"})
 """First segments of paths that memproxy serves itself; all others are the provider's."""
@@ -85,7 +89,9 @@ class App:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request: the provider's API first, since that is where every microsecond counts."""
         path: str = scope["path"]
-        if path.lstrip("/").partition("/")[0].encode() in OWN_SEGMENTS:
+        if scope["type"] == "websocket":  # there is one of the provider's API alone; others are refused there
+            await self.proxy(scope, receive, send)
+        elif path.lstrip("/").partition("/")[0].encode() in OWN_SEGMENTS:
             await self.pages(scope, receive, send)  # type: ignore[arg-type]  # litestar's own names for ASGI's types
         elif (found := api_path(scope.get("raw_path") or path.encode())) is not None:
             await self.memory_api(_below(found, scope), receive, send)
@@ -308,7 +314,13 @@ def _usage(services: Services) -> Any:
         user = request.query_params.get("user_id") or claims.user
         namespace = request.query_params.get("namespace") or claims.namespace
         key = SessionKey(Scope(tenant or "", user, namespace), session)
-        account = await services.sessions.account(key) if tenant is not None else None
+        deadline_s = services.settings.api_deadline_s
+        try:
+            async with within(deadline_s, "reading a session's account"):
+                account = await services.sessions.account(key) if tenant is not None else None
+        except StoreError as error:
+            log.warning("a session's account was not read: %s", error)
+            raise StoreAwayError("The memory store can't be used right now; try again.") from error
         if account is None:
             raise NotFoundError("There is no such session of this user and namespace under this credential.")
         share = account.cached_tokens / account.prompt_tokens if account.prompt_tokens else None
@@ -324,7 +336,8 @@ async def _receipt(services: Services, receipts: Receipts, tenant: str | None, r
     if at_hand is not None:
         return msgspec.json.encode(at_hand)
     try:
-        return await services.sessions.receipt(tenant, request_id)
+        async with within(services.settings.api_deadline_s, "reading a receipt"):
+            return await services.sessions.receipt(tenant, request_id)
     except StoreError:
         return None
 

@@ -18,6 +18,7 @@
         ├── BodyTooLargeError         413
         ├── InvalidInputError         422
         ├── NotConfiguredError        503
+        ├── StoreAwayError            503
         └── UpstreamError             the model server
             ├── UpstreamConnectError    502
             ├── UpstreamBrokenError     502
@@ -148,6 +149,14 @@ class NotConfiguredError(RequestError):
     status = 503
     type = "api_error"
     code = "memproxy_not_configured"
+
+
+class StoreAwayError(RequestError):
+    """What was asked for lies in the store, which can't be used right now."""
+
+    status = 503
+    type = "api_error"
+    code = "memproxy_store_away"
 
 
 class UpstreamError(RequestError):

@@ -5,6 +5,8 @@ import msgspec
 import pytest
 
 from memproxy.demo.scripted_model import Reply
+from memproxy.errors import StoreUnavailableError
+from memproxy.storage.working import SessionStore
 from tests.fakes.serving import Serve
 
 
@@ -108,6 +110,21 @@ async def test_the_account_says_what_the_prompt_cache_gave(serve: Serve, path: s
         "cached_share": pytest.approx(told["cached_tokens"] / told["prompt_tokens"]),
     }
     assert [each.status_code for each in others] == [404, 404], "nobody else's session is told of"
+
+
+async def test_an_account_that_cannot_be_read_is_no_mistake_of_the_caller(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks tries again later, and learns nothing of where the store is."""
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailableError("Error 111 connecting to redis.internal:6379.")
+
+    async with serve() as served, client() as http:
+        monkeypatch.setattr(SessionStore, "account", away)
+        told = await http.get(f"{served.origin}/memproxy/sessions/one/usage")
+    assert (told.status_code, told.json()["error"]["type"]) == (503, "api_error")
+    assert "redis.internal" not in told.text
 
 
 async def test_a_provider_that_tells_nothing_of_its_cache_leaves_the_account_empty(serve: Serve) -> None:

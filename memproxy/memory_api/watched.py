@@ -36,13 +36,11 @@ class WatchedApi:
                 message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, seen.id.encode())]}
             await send(message)
 
-        self._watch.begin(seen)
         try:
-            with self._told(seen, scope):
+            with self._watch.request(seen), self._told(seen, scope):
                 await self._app(scope, receive, named, **given)
         finally:
             self._metrics.api_requests[seen.route, f"{seen.status // 100}xx"].inc()
-            self._watch.end(seen)
 
     @contextmanager
     def _told(self, seen: Seen, scope: Any) -> Iterator[None]:

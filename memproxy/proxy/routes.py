@@ -71,18 +71,16 @@ class ProxyApp:
             await self._serve_socket(scope, receive, send)
             return
         client = Client(scope, receive, send, self._tasks)
-        self._watch.begin(client.seen)
-        try:
-            await self._serve(client)
-        except ClientLeftError:
-            client.seen.kind = ""
-        except RequestError as error:
-            if client.has_started:
-                raise
-            body = msgspec.json.encode(_dialect_of(client.raw_path).error_body(error))
-            await client.refuse(error, [(b"x-memproxy-request-id", client.seen.id.encode())], body)
-        finally:
-            self._watch.end(client.seen)
+        with self._watch.request(client.seen):
+            try:
+                await self._serve(client)
+            except ClientLeftError:
+                client.seen.kind = ""
+            except RequestError as error:
+                if client.has_started:
+                    raise
+                body = msgspec.json.encode(_dialect_of(client.raw_path).error_body(error))
+                await client.refuse(error, [(b"x-memproxy-request-id", client.seen.id.encode())], body)
 
     def drain(self) -> None:
         """Take no new WebSocket, and end each one between two exchanges."""

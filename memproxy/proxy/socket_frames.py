@@ -193,14 +193,12 @@ class SocketRelay:
 
     async def exchange(self, client: SocketClient, upstream: SocketUpstream, path: SplitPath) -> None:
         """One request from its frame to its recording."""
-        self._watch.begin(client.seen)
-        try:
-            await self._pipeline.run(client, path, RESPONSES, upstream=upstream)
-        except RequestError as error:
-            if not client.has_started:
-                await client.refuse(error, [], msgspec.json.encode(RESPONSES.error_body(error)))
-        finally:
-            self._watch.end(client.seen)
+        with self._watch.request(client.seen):
+            try:
+                await self._pipeline.run(client, path, RESPONSES, upstream=upstream)
+            except RequestError as error:
+                if not client.has_started:
+                    await client.refuse(error, [], msgspec.json.encode(RESPONSES.error_body(error)))
 
     def client(self, scope: Message, frame: bytes, send: Send) -> SocketClient:
         """The client's side of an exchange that begins with this frame."""

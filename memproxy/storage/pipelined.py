@@ -5,14 +5,17 @@ that is most of what a command costs: sixteen together take a quarter of the tim
 that are given while others are on their way wait for their return, and go out with whatever else has come up meanwhile.
 
 Whoever is cancelled only stops waiting: its command, once sent, is answered with the others, and no connection is
-closed in the middle of a reply. A command that nobody waits for any more is not sent.
+closed in the middle of a reply. A command that nobody waits for any more is not sent. A connection that nobody waits
+for any more is let go of soon: it may be dead, while another one would be answered.
 """
 
 import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -34,6 +37,9 @@ TOGETHER = 64
 EXCHANGE_S = 10.0
 """For one exchange. Callers give up earlier; this lets go of a connection that will not be answered."""
 
+ABANDONED_S = 0.5
+"""For the rest of one that nobody waits for any more."""
+
 
 class Script:
     """A Lua script, which is sent as its digest once the store knows it."""
@@ -49,7 +55,9 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    commands: Sequence[Command]
+    packed: bytes
+    count: int
+    """Commands in it."""
     replies: "asyncio.Future[list[Any]]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -73,11 +81,12 @@ class Pipelined:
             return []
         if self._cluster is not None:  # one node that is away must not hold up what the others are asked
             return await self._cluster.replies(commands)
-        asked = _Asked(commands)
+        packed = b"".join([_pack(tuple(command)) for command in commands])  # here: what is wrong in it is its giver's
+        asked = _Asked(packed, len(commands))
         self._waiting.append(asked)
         if self._lanes < LANES and not self._is_starting:
             self._is_starting = True
-            self._tasks.start(self._lane(), name="commands to the store")
+            _ = self._tasks.spawn(self._lane(), name="commands to the store", alone=True)
         return await asked.replies
 
     async def one(self, *command: Argument) -> Any:
@@ -116,13 +125,16 @@ class Pipelined:
             asked = self._waiting.popleft()
             if not asked.replies.done():
                 batch.append(asked)
-                size += len(asked.commands)
+                size += asked.count
         return batch
 
     async def _exchange(self, batch: Sequence[_Asked]) -> None:
         try:
-            async with asyncio.timeout(EXCHANGE_S):
-                replies = await self._round_trip([command for asked in batch for command in asked.commands])
+            async with asyncio.timeout(EXCHANGE_S) as limit:
+                for asked in batch:
+                    asked.replies.add_done_callback(partial(_hurry, limit, batch))
+                packed = b"".join([asked.packed for asked in batch])
+                replies = await self._round_trip(packed, count=sum(asked.count for asked in batch))
         except BaseException as error:
             reason = error if isinstance(error, Exception) else exceptions.ConnectionError("The process is ending.")
             for asked in batch:
@@ -133,19 +145,18 @@ class Pipelined:
             return
         at = 0
         for asked in batch:
-            following = at + len(asked.commands)
+            following = at + asked.count
             if not asked.replies.done():
                 asked.replies.set_result(replies[at:following])
             at = following
 
-    async def _round_trip(self, commands: Sequence[Command]) -> list[Any]:
+    async def _round_trip(self, packed: bytes, *, count: int) -> list[Any]:
         pool = self._redis.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's gap
         try:
-            packed = [_pack(tuple(command)) for command in commands]
-            await connection.send_packed_command(b"".join(packed))
+            await connection.send_packed_command(packed)
             replies: list[Any] = []
-            for _ in commands:
+            for _ in range(count):
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))
                 except exceptions.ResponseError as error:
@@ -156,6 +167,13 @@ class Pipelined:
         finally:
             await pool.release(connection)
         return replies
+
+
+def _hurry(limit: asyncio.Timeout, batch: Sequence[_Asked], _: object) -> None:
+    """Let an exchange end soon once all who waited for it gave up."""
+    if all(asked.replies.cancelled() for asked in batch):
+        with suppress(RuntimeError):  # it has ended
+            limit.reschedule(asyncio.get_running_loop().time() + ABANDONED_S)
 
 
 _pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub takes one

@@ -1,6 +1,6 @@
 """One request as it is told of: in log records, in the access log, in metrics. Filled in while it runs.
 
-Whoever serves requests begins and ends each with `RequestWatch`. No content of messages, no credential and no query
+Whoever serves a request does so inside of `RequestWatch.request`. No content of messages, no credential and no query
 string ever gets here; what a client sent becomes no label.
 """
 
@@ -8,7 +8,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -63,19 +64,27 @@ RUNNING: ContextVar[Seen | None] = ContextVar("memproxy_request", default=None)
 
 
 class RequestWatch:
-    """Begins and ends requests: counts them, and writes the access log."""
+    """Counts requests, and writes the access log."""
 
     def __init__(self, metrics: Metrics, *, has_access_log: bool = False) -> None:
         self._metrics = metrics
         self._has_access_log = has_access_log
 
-    def begin(self, seen: Seen) -> None:
-        """The request runs from here on."""
+    @contextmanager
+    def request(self, seen: Seen) -> Iterator[None]:
+        """The request runs inside. What passes as an exception is a mistake of ours: servers answer 500 then."""
         RUNNING.set(seen)
         self._metrics.requests_running.inc()
+        try:
+            yield
+        except Exception:
+            if seen.status == CLIENT_CLOSED:
+                seen.status = 500
+            raise
+        finally:
+            self._end(seen)
 
-    def end(self, seen: Seen) -> None:
-        """The request is over."""
+    def _end(self, seen: Seen) -> None:
         metrics, took_s = self._metrics, time.monotonic() - seen.began_s
         metrics.requests_running.dec()
         if seen.kind:

@@ -70,7 +70,7 @@ async def test_a_summary_takes_the_place_of_what_was_cut_and_changes_only_with_t
     both = Both(Answers(rolling_summary=summary), says="I have noted it down. " * 20)
     async with serve(both, **EXTRACTOR, default_window=6_000) as served:
         messages: list[dict[str, str]] = []
-        for number in range(30):
+        for number in range(45):
             await say(served, messages, f"This is number {number} of my tales. " + "It goes on and on and on. " * 12)
     notes = [note for asked in both.asked if (note := _note(asked))]
     summaries = [note for note in notes if "Summary: Ann told tales" in note]

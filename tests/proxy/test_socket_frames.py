@@ -153,6 +153,8 @@ async def test_clients_are_sent_to_http_at_once(serve: Serve) -> None:
         assert await refused(served) == 426
     async with serve(has_sockets=True) as served:
         assert await refused(served, "/v1/realtime") == 426
+        for path in ("/mcp", "/v1/working-memory/one", "/healthz"):
+            assert await refused(served, path) == 426, "our own pages have none"
         assert await refused(served, "/u//v1/responses") == 426
 
 

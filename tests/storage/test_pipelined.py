@@ -1,8 +1,8 @@
 """Commands that travel together: each has its own reply, and nobody's trouble is another's."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from typing_extensions import override
 
 from memproxy.storage.connection import open_redis
-from memproxy.storage.pipelined import LANES, TOGETHER, Pipelined, Script
+from memproxy.storage.pipelined import EXCHANGE_S, LANES, TOGETHER, Pipelined, Script
 from tests.fakes.stores import store_process
 
 ECHO = Script("return ARGV[1]")
@@ -27,9 +27,9 @@ class Counted(Pipelined):
         self.sizes: list[int] = []
 
     @override
-    async def _round_trip(self, commands: Any) -> list[Any]:
-        self.sizes.append(len(commands))
-        return await super()._round_trip(commands)
+    async def _round_trip(self, packed: bytes, *, count: int) -> list[Any]:
+        self.sizes.append(count)
+        return await super()._round_trip(packed, count=count)
 
 
 async def test_each_caller_has_its_own_replies(redis: Redis) -> None:
@@ -49,6 +49,52 @@ async def test_a_refused_command_is_an_error_for_whoever_gave_it(redis: Redis) -
     replies: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(replies.pop(1), exceptions.ResponseError)
     assert replies == [b"a", b"b"]
+
+
+async def test_a_command_that_cannot_be_sent_fails_alone(redis: Redis) -> None:
+    """Whatever one request asks for, the others that happen to ask at that moment have their memory."""
+    pipelined = Pipelined(redis)
+    asked = [pipelined.one("ECHO", "a"), pipelined.one("ECHO", "\ud800"), pipelined.one("ECHO", "b")]
+    replies: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(replies.pop(1), UnicodeEncodeError)
+    assert replies == [b"a", b"b"]
+
+
+async def test_connections_that_are_dead_are_left_when_all_have_given_up(redis_url: str) -> None:
+    """A path that swallows packets costs memory for a second, and not for as long as an exchange may take."""
+    held: list[asyncio.StreamWriter] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(held) < LANES:
+            held.append(writer)
+            return
+        inner, store = await asyncio.open_unix_connection(redis_url.removeprefix("unix://"))
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_copied(reader, store))
+            both.create_task(_copied(inner, writer))
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with open_redis(f"redis://127.0.0.1:{port}", connect_timeout_s=1, max_connections=4) as redis:
+            pipelined = Pipelined(redis)
+            async with asyncio.timeout(EXCHANGE_S / 2):
+                while await _within(0.1, pipelined.one("ECHO", "a")) != b"a":
+                    pass
+            assert len(held) == LANES
+        for writer in held:
+            writer.close()
+
+
+async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+    writer.close()
+
+
+async def _within(deadline_s: float, work: Coroutine[Any, Any, Any]) -> Any:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(deadline_s):
+            return await work
 
 
 async def test_who_gives_up_takes_nothing_from_the_others(redis: Redis) -> None:

@@ -35,13 +35,20 @@ def test_a_request_is_counted_when_it_is_over() -> None:
     """By kind and class of status, and it was under way until then."""
     metrics = Metrics()
     watch, seen = RequestWatch(metrics), Seen(kind="memory", status=200)
-    watch.begin(seen)
-    assert b"memproxy_requests_running 1.0" in metrics.render()
-    watch.end(seen)
+    with watch.request(seen):
+        assert b"memproxy_requests_running 1.0" in metrics.render()
     shown = metrics.render()
     assert b"memproxy_requests_running 0.0" in shown
     assert b'memproxy_requests_total{kind="memory",status="2xx"} 1.0' in shown
     assert b'memproxy_request_seconds_count{kind="memory"} 1.0' in shown
+
+
+def test_a_mistake_of_ours_is_counted_as_one() -> None:
+    """What the client gets as a 500 must not look as if the client had left: alerts go by that."""
+    metrics, seen = Metrics(), Seen()
+    with pytest.raises(RuntimeError), RequestWatch(metrics).request(seen):
+        raise RuntimeError
+    assert b'memproxy_requests_total{kind="refused",status="5xx"} 1.0' in metrics.render()
 
 
 async def test_tasks_of_a_request_know_it_and_others_do_not() -> None:
@@ -53,9 +60,9 @@ async def test_tasks_of_a_request_know_it_and_others_do_not() -> None:
         found[name] = running.id if running is not None else ""
 
     async def request(seen: Seen) -> None:
-        watch.begin(seen)
-        async with asyncio.TaskGroup() as inner:
-            inner.create_task(look("inside"))
+        with watch.request(seen):
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(look("inside"))
 
     seen = Seen()
     async with asyncio.TaskGroup() as group:
@@ -69,8 +76,8 @@ def test_the_access_log_is_off_unless_asked_for() -> None:
     with caught_lines("memproxy.access") as lines:
         for has_access_log in (False, True):
             watch, seen = RequestWatch(Metrics(), has_access_log=has_access_log), Seen(route="/v1/models", status=200)
-            watch.begin(seen)
-            watch.end(seen)
+            with watch.request(seen):
+                pass
     assert [line["route"] for line in lines] == ["/v1/models"]
 
 
