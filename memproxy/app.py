@@ -282,7 +282,7 @@ def _metrics(services: Services, recorder: Recorder, shared: SharedMetrics | Non
     @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False)
     def metrics() -> Response[bytes]:
         """Prometheus' text format."""
-        return Response(source.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(source.render(), media_type="text/plain; version=0.0.4")
 
     return metrics
 

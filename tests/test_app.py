@@ -31,7 +31,9 @@ async def test_metrics_count_without_naming_anybody(serve: Serve) -> None:
     async with serve() as served, client() as http:
         await http.post(f"{served.origin}/u/alice/s/one/v1/chat/completions", json=BODY)
         await served.settled()
-        metrics = (await http.get(f"{served.origin}/metrics")).text
+        answer = await http.get(f"{served.origin}/metrics")
+    metrics = answer.text
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert 'memproxy_requests_total{kind="memory",status="2xx"} 1.0' in metrics
     assert 'memproxy_turns_recorded_total{outcome="completed"} 1.0' in metrics
     assert "alice" not in metrics

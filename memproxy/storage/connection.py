@@ -72,13 +72,22 @@ def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> R
     }
     try:
         if is_watched(url):
-            return open_watched(url, **options)
+            watched = open_watched(url, **options)
+            watched.connection_pool.make_connection()
+            return watched
         if is_clustered(url):
             del options["timeout"]  # its connections are not waited for
             return cast("Redis", open_cluster(url, **options))  # the same commands, in another class
-        return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
-    except ValueError as error:
-        raise SettingsError(f"The setting redis_url can't be used: {error}") from error
+        pool = BlockingConnectionPool.from_url(url, **options)
+        pool.make_connection()  # which connects nothing, but takes no option that there isn't
+        return Redis.from_pool(pool)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"The setting redis_url can't be used: {_told(error)}") from error
+
+
+def _told(error: ValueError | TypeError) -> str:
+    _, is_unknown, option = str(error).partition("unexpected keyword argument ")
+    return f"It has the option {option}, which there isn't." if is_unknown else str(error)
 
 
 @contextmanager

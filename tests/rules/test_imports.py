@@ -74,7 +74,7 @@ OPEN_TO_ALL = frozenset({"typing_extensions"})
 DISTRIBUTIONS: Mapping[str, str] = {"Stemmer": "pystemmer"}
 """Where a package is called otherwise than what it is installed as."""
 
-UNDER_THEIR_NAME = frozenset({"hiredis", "httptools", "uvloop", "websockets"})
+UNDER_THEIR_NAME = frozenset({"httptools", "uvloop", "websockets"})
 """Dependencies that others load by name: redis-py its parser, uvicorn its HTTP and WebSocket parsers and its loop."""
 
 SETTINGS_READERS = (
