@@ -73,13 +73,13 @@ def open_redis(url: str, *, connect_timeout_s: float, max_connections: int) -> R
     try:
         if is_watched(url):
             watched = open_watched(url, **options)
-            watched.connection_pool.make_connection()
+            watched.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's gap
             return watched
         if is_clustered(url):
             del options["timeout"]  # its connections are not waited for
             return cast("Redis", open_cluster(url, **options))  # the same commands, in another class
         pool = BlockingConnectionPool.from_url(url, **options)
-        pool.make_connection()  # which connects nothing, but takes no option that there isn't
+        pool.make_connection()  # type: ignore[no-untyped-call]  # connects nothing, but takes no unknown option
         return Redis.from_pool(pool)
     except (ValueError, TypeError) as error:
         raise SettingsError(f"The setting redis_url can't be used: {_told(error)}") from error

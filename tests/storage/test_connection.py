@@ -57,7 +57,7 @@ WITH_AN_OPTION = ["redis://h", "unix:///s", "redis+sentinel://h/service", "redis
 def test_an_option_that_there_is_not_is_told_at_start(url: str) -> None:
     """Not as a traceback, nor with each command of the first request."""
     with pytest.raises(SettingsError, match="redis_url can't be used: It has the option 'socket_timeot'"):
-        open_redis(f"{url}?socket_timeot=3", connect_timeout_s=1, max_connections=4)
+        _ = open_redis(f"{url}?socket_timeot=3", connect_timeout_s=1, max_connections=4)
 
 
 @pytest.mark.parametrize("url", ["redis://h:port", "redis://u:secret@h:6379/0?db=x", "redis+sentinel://u:secret@h"])
