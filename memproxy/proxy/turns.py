@@ -366,7 +366,7 @@ def _turn(
 def _context(exchange: Exchange, learned: tuple[StoredMessage, ...]) -> tuple[StoredMessage, ...]:
     first = learned[0].message
     sent = [*(message.message for message in exchange.history), *exchange.request.conversation]
-    places = [place for place, message in enumerate(sent) if message is first or message == first]
-    before = sent[: places[-1]] if places else sent
+    places = (place for place in range(len(sent) - 1, -1, -1) if sent[place] is first or sent[place] == first)
+    before = sent[: next(places, len(sent))]
     grounding = telling(exchange.request.dialect, before)[-CONTEXT_MESSAGES:]
     return tuple(stored(message, exchange=exchange, at=exchange.at, tokens=0) for message in grounding)

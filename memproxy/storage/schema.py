@@ -61,6 +61,9 @@ CHECK_PREFIX = "mp:check:"
 REMEMBERED_SCOPES = 4_096
 """Scopes whose part of a key is kept: a request makes twenty keys of one."""
 
+REMEMBERED_MEMORIES = 16_384
+"""Keys of memories that are kept: those that a conversation has been shown are left out of each further search."""
+
 GROUP = "memproxy"
 """The consumer group on every stream of turns."""
 
@@ -144,6 +147,7 @@ def receipt_key(tenant: str, request_id: str) -> str:
     return key("r", Scope(tenant, None), request_id)
 
 
+@lru_cache(maxsize=REMEMBERED_MEMORIES)
 def memory_key(scope: Scope, memory_id: str) -> str:
     """One memory's document."""
     return key("m", scope, memory_id)
