@@ -105,7 +105,7 @@ class Finder:
         self._recency_pool = recency_pool
 
     async def find(self, tenant: str, query: Query) -> Found:
-        """One page of the tenant's memories that a query finds. Two to five round trips, more for late pages."""
+        """One page of the tenant's memories that a query finds. Two to six round trips, more for late pages."""
         if query.text is None or not query.text.strip():
             return await self._listed(tenant, query)
         question = await self._question(query)
@@ -212,8 +212,8 @@ class Finder:
     async def _by_sitting(self, ranked: Sequence[Blended]) -> list[Blended]:
         """The ranking as the proxy has it; what rises stays before all behind the pool, whose scores don't change."""
         pool, rest = ranked[:SITTING_POOL], ranked[SITTING_POOL:]
-        found = await self._store.fetch([each.key for each in pool])
-        sittings = {key: memory.record.session for key, memory in found.items()}
+        found = await self._store.unread([each.key for each in pool])
+        sittings = {key: memory.sitting for key, memory in found.items()}
         scores = ranking.with_sittings({each.key: each.score for each in pool}, sittings)
         risen = [Blended(each.key, scores[each.key], each.cosine) for each in pool]
         return [*sorted(risen, key=lambda each: each.rank, reverse=True), *rest]

@@ -42,6 +42,9 @@ MAX_PIECES = 2_000
 SATURATION, LENGTH_WEIGHT = 1.2, 0.75
 """BM25's usual parameters."""
 
+UNREADABLE = (msgspec.DecodeError, RecursionError)
+"""What text raises that is no JSON, or is nested a thousand levels deep: it is words then."""
+
 _IDENTIFIER = re.compile(r"[A-Za-z0-9#][A-Za-z0-9_#.@/:-]*")
 _ENDS = "_#.@/:-"
 _IS_MIXED = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z#]).{5,}")
@@ -112,10 +115,10 @@ def argument_values(messages: Sequence[JsonObject], *, max_tokens: int) -> dict[
 
 def _arguments(text: str) -> Iterator[tuple[str, str]]:
     try:
-        arguments = msgspec.json.decode(text or "{}")
-    except msgspec.DecodeError:
+        leaves = list(_leaves(msgspec.json.decode(text or "{}"), ""))
+    except UNREADABLE:
         return
-    for name, value in _leaves(arguments, ""):
+    for name, value in leaves:
         told = value if isinstance(value, str) else str(value)
         if len(told) in VALUE_CHARS and len(name) <= NAME_CHARS:
             yield name, told
@@ -235,9 +238,9 @@ def _pieces(message: JsonObject) -> Iterator[Piece]:
     text = _words(message)
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        value = None
-    parts = _objects(value, "") if isinstance(value, dict | list) else _lines(text)
+        parts = list(_objects(value, "")) if isinstance(value, dict | list) else _lines(text)
+    except UNREADABLE:
+        parts = _lines(text)
     for part in parts:
         words = Counter(word.lower() for word in _WORD.findall(part))
         if words:

@@ -30,6 +30,7 @@ from memproxy.storage.memory_filter import (
     of_scope,
     types,
 )
+from memproxy.storage.schema import memory_key
 from memproxy.words import Terms
 
 ALICE = Scope("tenant", "alice")
@@ -291,6 +292,14 @@ async def test_a_text_that_says_nothing_finds_nothing(store: LongTermStore, mode
     assert (found.memories, found.total, found.next_offset) == ([], 0, None)
     by_words = await memory.find("tenant", Query("laptop", mode))
     assert ids(by_words) == ([] if mode is SearchMode.SEMANTIC else ["order"])
+
+
+async def test_what_cannot_be_read_fails_no_page_that_it_is_not_on(memory: LongTermMemory, redis: Redis) -> None:
+    """A document of a later version, seen by whoever is not upgraded yet, must not end all searches."""
+    await memory.remember([fact("best", "oolong tea"), fact("broken", "tea and many other words to drink")])
+    await redis.hset(memory_key(ALICE, "broken"), "record", "{")
+    query = Query("oolong tea", mode=None, limit=1, where=Filter(of_scope(ALICE)))
+    assert ids(await memory.find("tenant", query)) == ["best"]
 
 
 async def test_without_a_mode_what_stands_in_a_good_sitting_rises(memory: LongTermMemory) -> None:

@@ -112,6 +112,16 @@ def test_objects_in_results_are_told_whole() -> None:
     assert [len(piece) <= PIECE_CHARS + 20 for piece in long] == [True]
 
 
+def test_json_that_is_nested_too_deep_is_read_as_words() -> None:
+    """One odd result must not keep the conversation from being cut: then it would not fit."""
+    deep = "[" * 5_000
+    odd = {"role": "tool", "tool_call_id": "1", "content": f"{deep} order LX-4417 " + "]" * 5_000}
+    nested = {"id": "1", "type": "function", "function": {"name": "look", "arguments": deep + "]" * 5_000}}
+    assert "LX-4417" in note_of([{"role": "assistant", "tool_calls": [nested]}, odd])
+    whole = {"role": "tool", "tool_call_id": "1", "content": deep + "]" * 5_000}
+    assert "LX-4417" in note_of([odd, whole])
+
+
 def test_the_note_tells_summary_values_identifiers_and_pieces() -> None:
     """One block says that something was left out, and what it was."""
     dropped = [user("my order is A-1042"), call("get_order", order="A-1042"), gave("sent with DHL-77-81")]
