@@ -100,13 +100,14 @@ class Pipelined:
     async def scripts(self, calls: Sequence[tuple[Script, Command]], *others: Command) -> list[Any]:
         """What calls of scripts and the commands behind them give, in one round trip; two where a script is unknown.
 
-        Raises redis-py's exceptions.
+        Raises redis-py's exceptions for the scripts; one of the other commands that is refused has its error as reply.
         """
         replies = await self.ask([*(command for _, command in calls), *others])
         for at, (script, command) in enumerate(calls):
             if isinstance(replies[at], exceptions.NoScriptError):
                 (replies[at],) = await self.ask([["EVAL", script.text, *command[2:]]])
-        return checked(replies)
+        checked(replies[: len(calls)])
+        return replies
 
     async def _lane(self) -> None:
         self._is_starting = False

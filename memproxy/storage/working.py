@@ -209,7 +209,7 @@ class SessionStore:
     async def record(self, turn: NewTurn, *, receipt: Receipt | None = None) -> bool:
         """Append the turn; False when the log is no longer as long as expected: align again, then try again.
 
-        The receipt goes along in the same round trip, and is stored in either case.
+        The receipt goes along in the same round trip, in either case; one that is refused is lost, and the turn is not.
         """
         key, parent = turn.key, turn.parent or turn.key
         parts = ("s", "log", "idx", "pin")

@@ -141,6 +141,14 @@ async def test_a_script_that_the_store_does_not_know_is_sent_whole(redis: Redis)
     assert await pipelined.scripts([call, call], ["ECHO", "d"]) == [b"c", b"c", b"d"]
 
 
+async def test_what_goes_along_with_a_script_does_not_undo_it(redis: Redis) -> None:
+    """A turn is recorded even where its receipt can't be: told otherwise, the recorder would hold up all others."""
+    call = ECHO, ECHO.called([], ["recorded"])
+    recorded, receipt = await Pipelined(redis).scripts([call], ["NOSUCHCOMMAND"])
+    assert recorded == b"recorded"
+    assert isinstance(receipt, exceptions.ResponseError)
+
+
 async def test_nothing_is_asked_for_nothing(redis: Redis) -> None:
     """No round trip where there is no command."""
     pipelined = Counted(redis)
