@@ -279,7 +279,7 @@ def _metrics(services: Services, recorder: Recorder, shared: SharedMetrics | Non
     services.metrics.store_away.set_function(lambda: services.breaker.is_open)
     source = shared or services.metrics
 
-    @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False)
+    @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=True)
     def metrics() -> Response[bytes]:
         """Prometheus' text format."""
         return Response(source.render(), media_type="text/plain; version=0.0.4")

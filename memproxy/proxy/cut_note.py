@@ -39,6 +39,12 @@ PIECE_CHARS = 300
 MAX_PIECES = 2_000
 """The newest pieces of what was cut that are looked at."""
 
+READ_CHARS = 1_000_000
+"""Of what was cut that are read: 0.3 s in a thread, while the request waits."""
+
+DEEPEST = 40
+"""Levels of a JSON value that are taken apart; each is written once more."""
+
 SATURATION, LENGTH_WEIGHT = 1.2, 0.75
 """BM25's usual parameters."""
 
@@ -63,7 +69,7 @@ def cut_note(dialect: Dialect, dropped: Sequence[JsonObject], query: str, *, sum
 
     `query` is what the conversation is about as it goes on.
     """
-    read = [message for _, message in dialect.as_chat(dropped)]
+    read = _newest(dialect.as_chat(dropped))
     room = max_tokens - estimate_tokens(CUT_OPENING + CUT_CLOSING)
     parts = []
     if summary and (told := _within(quoted(summary), int(SUMMARY_SHARE * room))):
@@ -222,6 +228,16 @@ MIN_PIECE_TOKENS = 8
 """With less room than this, no further piece is looked for."""
 
 
+def _newest(messages: Sequence[tuple[int, JsonObject]]) -> list[JsonObject]:
+    """The newest of these messages, without those that are so long that reading them would hold the request up."""
+    room, kept = READ_CHARS, []
+    for _, message in reversed(messages):
+        if (chars := len(_words(message))) <= room:
+            kept.append(message)
+            room -= chars
+    return kept[::-1]
+
+
 def _newest_pieces(messages: Sequence[JsonObject]) -> list[Piece]:
     """The pieces of the newest messages, in their order; of a message that has too many, the first."""
     groups: list[list[Piece]] = []
@@ -259,16 +275,16 @@ def _lines(text: str) -> Iterator[str]:
             yield sentence
 
 
-def _objects(value: Any, name: str) -> Iterator[str]:
+def _objects(value: Any, name: str, *, level: int = 0) -> Iterator[str]:
     """The largest parts of a JSON value that are short enough, each with the name that it stands under."""
     encoded = msgspec.json.encode(value).decode()
-    if len(encoded) <= PIECE_CHARS or not isinstance(value, dict | list):
+    if len(encoded) <= PIECE_CHARS or level == DEEPEST or not isinstance(value, dict | list):
         yield f"{name} {encoded[:PIECE_CHARS]}".strip()
         return
     flat: JsonObject = {}
     for key, each in value.items() if isinstance(value, dict) else ((name, each) for each in value):
         if isinstance(each, dict | list):
-            yield from _objects(each, str(key))
+            yield from _objects(each, str(key), level=level + 1)
         else:
             flat[str(key)] = each
     if flat:

@@ -16,7 +16,6 @@ from memproxy.proxy.stages import Inbound, Outbound, Remembered
 from memproxy.records import Outcome
 from memproxy.telemetry.metrics import Metrics
 from memproxy.telemetry.traces import Span, Traces, Value
-from memproxy.tokens import estimate_tokens
 from memproxy.wire.answer_facts import TokenCounts, answer_facts, token_counts
 from memproxy.wire.dialect import Answer
 
@@ -145,9 +144,8 @@ def newly_cut_tokens(outbound: Outbound, known: Remembered) -> int:
         return 0
     dialect, placed = known.request.dialect, zip(known.request.conversation, known.alignment.positions, strict=True)
     fresh = [message for message, at in placed if at is not None and max(before, len(index)) <= at < last]
-    return sum(entry.tokens for entry in index[before:last]) + sum(
-        estimate_tokens(dialect.countable_text(message)) for message in fresh
-    )
+    chars = sum(len(dialect.countable_text(message)) for message in fresh)
+    return sum(entry.tokens for entry in index[before:last]) + chars // CHARS_PER_TOKEN
 
 
 def server_attributes(base_url: str) -> dict[str, Value]:

@@ -122,6 +122,12 @@ def test_json_that_is_nested_too_deep_is_read_as_words() -> None:
     assert "LX-4417" in note_of([odd, whole])
 
 
+def test_what_is_too_long_to_be_read_in_time_does_not_hide_the_rest() -> None:
+    """A file of megabytes in a result must not hold the request up, nor cost it what else was cut."""
+    file = {"role": "tool", "tool_call_id": "1", "content": "x1234 " * 400_000}
+    assert "A-1042" in note_of([user("my order is A-1042"), file])
+
+
 def test_the_note_tells_summary_values_identifiers_and_pieces() -> None:
     """One block says that something was left out, and what it was."""
     dropped = [user("my order is A-1042"), call("get_order", order="A-1042"), gave("sent with DHL-77-81")]
